@@ -1,0 +1,1 @@
+//! Benches of the forwarding core and the pcap replay tool.

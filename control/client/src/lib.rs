@@ -1,0 +1,1 @@
+//! Typed client of the dataplane API: re-sync by owner, retry, transactions.

@@ -1,0 +1,1 @@
+//! Worker loop, ports, table publisher, punt and inject rings.

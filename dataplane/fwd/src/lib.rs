@@ -1,0 +1,1 @@
+//! The forwarding core: a batch of packets in, one verdict each out.

@@ -1,0 +1,3 @@
+//! The Sixferry dataplane daemon.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Header views, in-place edits and checksums.

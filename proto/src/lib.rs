@@ -1,0 +1,1 @@
+//! gRPC messages and services of Sixferry, generated from the .proto files; no logic.

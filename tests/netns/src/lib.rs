@@ -1,0 +1,1 @@
+//! Namespace tests with real peers.

@@ -1,0 +1,1 @@
+//! Runs packet vectors through the forwarding core and the XDP steering program.
