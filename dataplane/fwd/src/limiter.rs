@@ -1,0 +1,132 @@
+//! Token buckets for what the relay sends of its own (RFC 4443 section 2.4 f).
+//!
+//! Each worker has its share of the rates, so that none shares state with another. The per-tunnel
+//! buckets lie in a fixed table; two tunnels that meet in a slot share it, which can only send less.
+
+use crate::id::{Ticks, TunnelId};
+use crate::tables::RateLimits;
+
+const SLOTS: usize = 4096;
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// Tokens times [`Ticks::PER_SECOND`].
+    tokens: u64,
+    last: u64,
+}
+
+impl Bucket {
+    /// Takes a token, `rate` a second and `burst` at most, both per worker in 1/`share`.
+    fn take(&mut self, rate: u32, burst: u32, share: u64, now: Ticks) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        let one = Ticks::PER_SECOND.saturating_mul(share);
+        // a share of the burst, but never less than one packet
+        let full = (u64::from(burst.max(1)) * Ticks::PER_SECOND).max(one);
+        let gained = now
+            .0
+            .saturating_sub(self.last)
+            .saturating_mul(u64::from(rate));
+        self.tokens = self.tokens.saturating_add(gained).min(full);
+        self.last = now.0;
+        if self.tokens < one {
+            return false;
+        }
+        self.tokens -= one;
+        true
+    }
+}
+
+/// Global and per-tunnel buckets of one worker.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    global: Bucket,
+    tunnels: Box<[Bucket]>,
+    workers: u64,
+}
+
+impl Limiter {
+    pub(crate) fn new(workers: usize) -> Self {
+        // full at the start: whatever `burst` is, the first take cuts it to size
+        let full = Bucket {
+            tokens: u64::MAX,
+            last: 0,
+        };
+        Self {
+            global: full,
+            tunnels: vec![full; SLOTS].into_boxed_slice(),
+            workers: workers.max(1) as u64,
+        }
+    }
+
+    /// Whether one more may be sent. Packets of no tunnel count against the global rate only.
+    pub(crate) fn allow(
+        &mut self,
+        limits: &RateLimits,
+        tunnel: Option<TunnelId>,
+        now: Ticks,
+    ) -> bool {
+        if let Some(id) = tunnel
+            && let Some(bucket) = self.tunnels.get_mut(id.index() % SLOTS)
+            && !bucket.take(limits.tunnel_per_second, limits.tunnel_burst, 1, now)
+        {
+            return false;
+        }
+        self.global.take(
+            limits.global_per_second,
+            limits.global_burst,
+            self.workers,
+            now,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RateLimits = RateLimits {
+        global_per_second: 1000,
+        global_burst: 200,
+        tunnel_per_second: 10,
+        tunnel_burst: 10,
+    };
+
+    #[test]
+    fn ten_thousand_in_a_second_stay_within_burst_plus_rate() {
+        let mut limiter = Limiter::new(1);
+        let sent = (0..10_000u64)
+            .filter(|i| {
+                let id = TunnelId(u32::try_from(*i).unwrap_or(0));
+                limiter.allow(&LIMITS, Some(id), Ticks(1_000_000_000 + i * 100_000))
+            })
+            .count();
+        assert!((1190..=1200).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn one_tunnel_cannot_use_up_the_rest() {
+        let mut limiter = Limiter::new(1);
+        let noisy = (0..10_000u64)
+            .filter(|i| limiter.allow(&LIMITS, Some(TunnelId(1)), Ticks(i * 100_000)))
+            .count();
+        assert!((18..=20).contains(&noisy), "{noisy}");
+        assert!(limiter.allow(&LIMITS, Some(TunnelId(2)), Ticks(1_000_000_000)));
+    }
+
+    #[test]
+    fn workers_share_the_global_rate() {
+        let mut limiter = Limiter::new(4);
+        let sent = (0..10_000u64)
+            .filter(|i| limiter.allow(&LIMITS, None, Ticks(1_000_000_000 + i * 100_000)))
+            .count();
+        assert!((295..=300).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn zero_is_unlimited() {
+        let mut limiter = Limiter::new(1);
+        assert!((0..10_000).all(|_| limiter.allow(&RateLimits::UNLIMITED, None, Ticks(0))));
+    }
+}

@@ -1,0 +1,140 @@
+//! What belongs to one worker and to no other thread.
+
+use crate::counters::{CounterSnapshot, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::limiter::Limiter;
+use crate::verdict::{PuntReason, Verdict};
+use std::sync::Arc;
+
+/// Where the ID of outer packets without DF comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IpId {
+    /// A counter that no two workers share a value of (RFC 6864 section 4.3 asks for uniqueness as
+    /// far as 16 bits go).
+    #[default]
+    Counter,
+    /// Always this: for packet vectors.
+    Fixed(u16),
+}
+
+/// How to make a [`Local`].
+#[derive(Clone, Debug)]
+pub struct LocalConfig {
+    /// Which worker, from 0.
+    pub worker: usize,
+    /// How many there are: they share the rates.
+    pub workers: usize,
+    /// Random number, the same for all workers of a start.
+    pub seed: u64,
+    /// Where the ID of outer packets without DF comes from.
+    pub ip_id: IpId,
+    /// Where the counters are published.
+    pub shared: Arc<WorkerCounters>,
+}
+
+/// One worker's counters, and rate limits.
+#[derive(Debug)]
+pub struct Local {
+    pub(crate) worker: usize,
+    pub(crate) errors: Limiter,
+    pub(crate) answers: Limiter,
+    pub(crate) counters: CounterSnapshot,
+    shared: Arc<WorkerCounters>,
+    ip_id: IpId,
+    next_id: u16,
+    id_step: u16,
+    seed: u64,
+}
+
+impl Local {
+    /// A worker's private state.
+    #[must_use]
+    pub fn new(config: LocalConfig) -> Self {
+        let LocalConfig {
+            worker,
+            workers,
+            seed,
+            ip_id,
+            shared,
+        } = config;
+        Self {
+            worker,
+            errors: Limiter::new(workers),
+            answers: Limiter::new(workers),
+            counters: CounterSnapshot::default(),
+            shared,
+            ip_id,
+            next_id: u16::try_from(worker % 0x1_0000).unwrap_or(0),
+            id_step: u16::try_from(workers.clamp(1, 0xffff)).unwrap_or(1),
+            seed,
+        }
+    }
+
+    /// ID of the next outer packet without DF. Every tunnel starts elsewhere in the circle; each
+    /// worker steps by the number of workers.
+    #[inline]
+    pub(crate) const fn next_ip_id(&mut self, template_sum: u32) -> u16 {
+        match self.ip_id {
+            IpId::Fixed(id) => id,
+            IpId::Counter => {
+                let id = self.next_id;
+                self.next_id = id.wrapping_add(self.id_step);
+                let base = (template_sum as u64 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                id.wrapping_add((base >> 48) as u16)
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn drop_packet(&mut self, reason: DropReason, len: usize) {
+        if let Some(count) = self.counters.drops.get_mut(reason.index()) {
+            count.add(len);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn count(&mut self, verdict: Verdict, len: usize) {
+        match verdict {
+            Verdict::Tx(_) => self.counters.forwarded.add(len),
+            Verdict::Answer(_) => self.counters.answered.add(len),
+            Verdict::Punt(reason) => {
+                self.counters.punted.add(len);
+                if let Some(count) = self.counters.punts.get_mut(reason.index()) {
+                    *count += 1;
+                }
+            }
+            Verdict::Drop(reason) => self.drop_packet(reason, len),
+        }
+    }
+
+    /// The egress ring had no room for a packet of `len` bytes that `verdict` had sent on its way: it
+    /// counts as dropped instead.
+    pub fn tx_refused(&mut self, verdict: Verdict, len: usize) {
+        match verdict {
+            Verdict::Tx(_) => self.counters.forwarded.take_back(len),
+            Verdict::Answer(_) => self.counters.answered.take_back(len),
+            Verdict::Punt(_) | Verdict::Drop(_) => return,
+        }
+        self.drop_packet(DropReason::TxRingFull, len);
+    }
+
+    /// The slow path did not take a packet of `len` bytes: it counts as dropped instead.
+    pub fn punt_refused(&mut self, reason: PuntReason, len: usize) {
+        self.counters.punted.take_back(len);
+        if let Some(count) = self.counters.punts.get_mut(reason.index()) {
+            *count = count.wrapping_sub(1);
+        }
+        self.drop_packet(DropReason::PuntLimit, len);
+    }
+
+    /// The counters as of now.
+    #[must_use]
+    pub const fn counters(&self) -> &CounterSnapshot {
+        &self.counters
+    }
+
+    /// Publishes the counters; once a batch.
+    pub fn flush(&self) {
+        self.shared.publish(&self.counters);
+    }
+}

@@ -1,0 +1,75 @@
+//! Pass two: all tables for all packets, so that the misses of one wait for those of the others.
+
+use crate::batch::BATCH_MAX;
+use crate::classify::{Kind, Parsed};
+use crate::id::{PortId, TunnelId};
+use crate::packet::Packet;
+use crate::prefix::link_scoped;
+use crate::tables::{Tables, Target};
+use arrayvec::ArrayVec;
+use sixferry_wire::ipv6;
+use std::net::Ipv6Addr;
+
+/// Looks up outer keys, then inner addresses, fetching what pass three will read.
+#[inline]
+pub(crate) fn lookup(
+    parsed: &mut [Parsed],
+    packets: &[Packet<'_>],
+    tables: &Tables,
+    worker: usize,
+) {
+    for p in parsed.iter_mut().filter(|p| p.kind == Kind::Outer) {
+        p.tunnel = tables.outer().lookup(p.key);
+        if let Some(id) = p.tunnel {
+            tables.prefetch_tunnel(TunnelId(id), worker);
+        }
+    }
+    addresses(parsed, packets, tables);
+    for p in parsed.iter().filter(|p| p.kind == Kind::Native) {
+        if let Some(id) = Target::decode(p.dst_target).tunnel() {
+            tables.prefetch_tunnel(id, worker);
+        }
+    }
+}
+
+/// Destinations of all packets, and sources of native ones: a native source must belong to no tunnel,
+/// and is where an error would go.
+#[inline]
+fn addresses(parsed: &mut [Parsed], packets: &[Packet<'_>], tables: &Tables) {
+    let mut keys = ArrayVec::<u128, { 2 * BATCH_MAX }>::new();
+    let mut found = [0u32; 2 * BATCH_MAX];
+    // two keys a packet at most, so there is always room
+    let mut add = |key| _ = keys.try_push(key);
+    for (p, packet) in parsed.iter().zip(packets) {
+        match p.kind {
+            Kind::Outer if p.tunnel.is_some() => add(p.dst),
+            Kind::Native => {
+                add(p.dst);
+                add(source_key(p, packet.rx_port()));
+            }
+            _ => {}
+        }
+    }
+    tables.fib6().lookup_all(&keys, &mut found);
+    let mut results = found.iter().copied();
+    for p in parsed.iter_mut() {
+        match p.kind {
+            Kind::Outer if p.tunnel.is_some() => p.dst_target = results.next().unwrap_or(0),
+            Kind::Native => {
+                p.dst_target = results.next().unwrap_or(0);
+                p.src_target = results.next().unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A link-local neighbour is looked up on the link it sent from.
+#[inline]
+fn source_key(p: &Parsed, port: PortId) -> u128 {
+    if ipv6::is_link_local(p.src) {
+        u128::from(link_scoped(Ipv6Addr::from(p.src), port, p.vlan))
+    } else {
+        p.src
+    }
+}

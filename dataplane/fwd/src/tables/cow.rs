@@ -1,0 +1,86 @@
+//! A growable array in chunks that a snapshot shares until one of them changes.
+//!
+//! The builder changes its copy; [`Clone`] gives the snapshot. Only the chunks touched since the last
+//! snapshot are copied, so a change costs a few kilobytes and not the table.
+
+use std::sync::Arc;
+
+/// Elements in a chunk. A multiple of 64, so that a block of up to 64 aligned to its own size never
+/// crosses a chunk.
+pub(crate) const CHUNK: usize = 512;
+const SHIFT: u32 = CHUNK.trailing_zeros();
+const MASK: usize = CHUNK - 1;
+
+type Chunk<T> = [T; CHUNK];
+
+#[derive(Clone, Debug)]
+pub(crate) struct CowVec<T> {
+    chunks: Arc<Vec<Arc<Chunk<T>>>>,
+}
+
+impl<T: Copy> CowVec<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: Arc::new(Vec::new()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&T> {
+        self.chunks.get(index >> SHIFT)?.get(index & MASK)
+    }
+
+    /// Brings the element's cache line in without waiting for it.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: usize) {
+        if let Some(chunk) = self.chunks.get(index >> SHIFT) {
+            prefetch_index::prefetch_index(chunk.as_slice(), index & MASK);
+        }
+    }
+
+    /// Elements there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
+    /// Makes room for `index`, new elements being `fill`.
+    pub(crate) fn reserve(&mut self, index: usize, fill: T) {
+        while self.capacity() <= index {
+            Arc::make_mut(&mut self.chunks).push(Arc::new([fill; CHUNK]));
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        let chunk = Arc::make_mut(&mut self.chunks).get_mut(index >> SHIFT)?;
+        Arc::make_mut(chunk).get_mut(index & MASK)
+    }
+
+    pub(crate) fn set(&mut self, index: usize, value: T) {
+        if let Some(slot) = self.get_mut(index) {
+            *slot = value;
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.capacity() * size_of::<T>() + self.chunks.len() * size_of::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_keeps_what_it_had() {
+        let mut v = CowVec::new();
+        v.reserve(1000, 0u32);
+        v.set(7, 1);
+        let snapshot = v.clone();
+        v.set(7, 2);
+        v.set(1000, 9);
+        assert_eq!(snapshot.get(7), Some(&1));
+        assert_eq!(snapshot.get(1000), Some(&0));
+        assert_eq!((v.get(7), v.get(1000)), (Some(&2), Some(&9)));
+        assert!(v.get(1024).is_none());
+    }
+}

@@ -1,0 +1,231 @@
+//! The tables: an immutable snapshot for the packet path, and the builder that makes it.
+//!
+//! `fib6` and `fib4` map destinations to tunnels and next hops, `outer` maps outer addresses to
+//! tunnels. A tunnel's prefixes *are* the routes to it: one truth serves forwarding and the source
+//! check. Every part is shared between snapshots in chunks, so a change costs what it touches.
+
+mod builder;
+mod covering;
+mod cow;
+mod lpm;
+mod outer;
+pub(crate) mod record;
+mod spec;
+
+pub use builder::TablesBuilder;
+pub use spec::{
+    Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions, PortConfig, PortKind,
+    RateLimits, Route, RouteSource, RouteView, Settings, TableError, Ttl, TunnelLink, TunnelSpec,
+    TunnelTotals,
+};
+
+use crate::id::{NextHopId, PortId, TunnelId};
+use cow::CowVec;
+use lpm::Lpm;
+use outer::OuterTable;
+pub(crate) use outer::key as outer_key;
+use record::{CounterTable, TunnelCounters, TunnelRecord};
+use sixferry_wire::ether::Mac;
+use std::sync::Arc;
+
+/// An immutable snapshot of everything the packet path looks up.
+#[derive(Debug)]
+pub struct Tables {
+    settings: Arc<Settings>,
+    ports: Arc<Vec<Option<PortConfig>>>,
+    outer: OuterTable,
+    records: CowVec<TunnelRecord>,
+    link_locals: CowVec<u128>,
+    counters: Arc<Vec<CounterTable>>,
+    fib6: Lpm,
+    fib4: Lpm,
+    next_hops: CowVec<NextHopRecord>,
+    local_v4: Arc<Vec<u32>>,
+}
+
+/// What a destination leads to, as the FIB stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    NoRoute,
+    Tunnel(TunnelId),
+    TunnelLink(TunnelId),
+    TunnelAddress(TunnelId),
+    NextHop(NextHopId),
+    Local,
+    Blackhole,
+    Unreachable,
+    Prohibit,
+}
+
+const TAG_SHIFT: u32 = 29;
+const INDEX_MASK: u32 = (1 << TAG_SHIFT) - 1;
+
+impl Target {
+    /// Three bits of kind, 29 of index; 0 is "no route", as the FIB needs it.
+    pub(crate) const fn encode(self) -> u32 {
+        let (tag, index) = match self {
+            Self::NoRoute => (0, 0),
+            Self::Tunnel(id) => (1, id.0),
+            Self::TunnelLink(id) => (2, id.0),
+            Self::TunnelAddress(id) => (3, id.0),
+            Self::NextHop(id) => (4, id.0),
+            Self::Local => (5, 0),
+            Self::Blackhole => (5, 1),
+            Self::Unreachable => (5, 2),
+            Self::Prohibit => (5, 3),
+        };
+        (tag << TAG_SHIFT) | (index & INDEX_MASK)
+    }
+
+    #[inline]
+    pub(crate) const fn decode(value: u32) -> Self {
+        let index = value & INDEX_MASK;
+        match (value >> TAG_SHIFT, index) {
+            (1, _) => Self::Tunnel(TunnelId(index)),
+            (2, _) => Self::TunnelLink(TunnelId(index)),
+            (3, _) => Self::TunnelAddress(TunnelId(index)),
+            (4, _) => Self::NextHop(NextHopId(index)),
+            (5, 0) => Self::Local,
+            (5, 1) => Self::Blackhole,
+            (5, 2) => Self::Unreachable,
+            (5, 3) => Self::Prohibit,
+            _ => Self::NoRoute,
+        }
+    }
+
+    /// The tunnel whose address space this is.
+    #[inline]
+    pub(crate) const fn tunnel(self) -> Option<TunnelId> {
+        match self {
+            Self::Tunnel(id) | Self::TunnelLink(id) | Self::TunnelAddress(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// A next hop as the packet path reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NextHopRecord {
+    pub(crate) state: HopState,
+    pub(crate) port: PortId,
+    pub(crate) mtu: u16,
+    /// VLAN id and TPID of the tag to push.
+    pub(crate) tag: Option<(u16, u16)>,
+    pub(crate) src_mac: Mac,
+    pub(crate) dst_mac: Mac,
+}
+
+/// Whether a next hop can be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HopState {
+    Resolved,
+    /// A gateway that has to be resolved.
+    Gateway,
+    /// The destination itself has to be resolved.
+    OnLink,
+    Down,
+}
+
+impl Tables {
+    /// The relay's own rules.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    #[inline]
+    pub(crate) fn port(&self, id: PortId) -> Option<&PortConfig> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// The tunnel's record, unless it has gone.
+    #[inline]
+    pub(crate) fn tunnel(&self, id: TunnelId) -> Option<&TunnelRecord> {
+        self.records
+            .get(id.index())
+            .filter(|record| record.has(record::IN_USE))
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_tunnel(&self, id: TunnelId, worker: usize) {
+        self.records.prefetch(id.index());
+        if let Some(counters) = self.counters.get(worker) {
+            counters.prefetch(id.index());
+        }
+    }
+
+    /// One worker's counters of a tunnel.
+    #[inline]
+    pub(crate) fn counters(&self, worker: usize, id: TunnelId) -> Option<&TunnelCounters> {
+        self.counters.get(worker)?.get(id.index())
+    }
+
+    /// Our link-local address on a tunnel.
+    pub(crate) fn link_local(&self, id: TunnelId, record: &TunnelRecord) -> u128 {
+        match self.link_locals.get(id.index()) {
+            Some(address) if *address != 0 => *address,
+            _ => default_link_local(record.local),
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn outer(&self) -> &OuterTable {
+        &self.outer
+    }
+
+    #[inline]
+    pub(crate) const fn fib6(&self) -> &Lpm {
+        &self.fib6
+    }
+
+    #[inline]
+    pub(crate) fn route4(&self, address: [u8; 4]) -> Target {
+        Target::decode(self.fib4.lookup(key4(u32::from_be_bytes(address))))
+    }
+
+    #[inline]
+    pub(crate) fn next_hop(&self, id: NextHopId) -> Option<&NextHopRecord> {
+        self.next_hops.get(id.index())
+    }
+
+    /// Whether an IPv4 address is ours: a tunnel's local address or one of the host's.
+    pub(crate) fn is_local_v4(&self, address: u32) -> bool {
+        self.local_v4.binary_search(&address).is_ok()
+            || Target::decode(self.fib4.lookup(key4(address))) == Target::Local
+    }
+}
+
+/// fe80::/96 with the local IPv4 address below (RFC 4213 section 3.7).
+pub(crate) const fn default_link_local(local: [u8; 4]) -> u128 {
+    0xfe80 << 112 | u32::from_be_bytes(local) as u128
+}
+
+/// An IPv4 address as the key of a 128-bit table.
+#[inline]
+const fn key4(address: u32) -> u128 {
+    (address as u128) << 96
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_survive_encoding() {
+        for target in [
+            Target::NoRoute,
+            Target::Tunnel(TunnelId(0)),
+            Target::Tunnel(TunnelId(INDEX_MASK)),
+            Target::TunnelLink(TunnelId(7)),
+            Target::TunnelAddress(TunnelId(8)),
+            Target::NextHop(NextHopId(0)),
+            Target::Local,
+            Target::Blackhole,
+            Target::Unreachable,
+            Target::Prohibit,
+        ] {
+            assert_eq!(Target::decode(target.encode()), target);
+            assert_eq!(target.encode() == 0, target == Target::NoRoute);
+        }
+    }
+}
