@@ -1,3 +1,65 @@
-//! The operator's command line.
+//! `sixferry`, the operator's command line.
+//!
+//! Every command works the same way: it asks the dataplane over `sixferry-client`, turns the
+//! answer into one of the shapes of [`json`], and prints that as JSON or as a table. Nothing here
+//! decides anything about packets, and no command ever asks back.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod completion;
+mod config;
+mod connect;
+mod doctor;
+mod drops;
+mod error;
+mod json;
+mod lab;
+mod output;
+mod parse;
+mod port;
+mod route;
+mod status;
+mod top;
+mod tunnel;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(CliError::Failed(format!("cannot start: {error}"))),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => error.report(json),
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    let global = &cli.global;
+    let done = match cli.command {
+        Command::Status => status::run(global).await,
+        Command::Tunnel(command) => tunnel::run(global, command).await,
+        Command::Route(command) => route::run(global, command).await,
+        Command::Port(command) => port::run(global, command).await,
+        Command::Drops(args) => drops::run(global, args).await,
+        Command::Top(args) => top::run(global, args).await,
+        Command::CheckConfig(args) => return config::check(global, args).await,
+        Command::Reload => return config::reload(global).await,
+        Command::Doctor(args) => return doctor::run(global, args).await,
+        Command::Lab(args) => return Ok(lab::run(args, global.json).await?),
+        Command::Completion(args) => completion::run(&args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}

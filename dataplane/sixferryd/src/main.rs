@@ -1,3 +1,155 @@
 //! The Sixferry dataplane daemon.
+//!
+//! Owns the NIC's queues, the forwarding tables and the counters; serves `sixferry.dataplane.v1`
+//! and follows the kernel over netlink. It knows packets, not users: everything it forwards was
+//! programmed by the configuration file or over gRPC.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod api;
+mod config;
+mod control;
+mod convert;
+mod daemon;
+mod memory;
+mod metrics;
+mod netlink;
+mod notify;
+mod punt;
+mod reload;
+mod runtime;
+mod sink;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::{Checked, Config, LiveHost, LogConfig, Severity};
+use daemon::Start;
+use reload::SetLevel;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload as reload_layer};
+
+/// Exit code of every set-up error.
+const SETUP_ERROR: u8 = 2;
+
+/// The Sixferry dataplane: carries IPv6 across IPv4 through AF_XDP.
+#[derive(Debug, Parser)]
+#[command(name = "sixferryd", version)]
+struct Args {
+    /// Configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/sixferry/dataplane.toml"
+    )]
+    config: PathBuf,
+    /// Check the configuration against this host, print what was found, and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let (text, checked) = config::check_file(&args.config, &LiveHost);
+    if args.check {
+        return print_check(&args, &checked);
+    }
+    let Some(config) = checked.config.clone() else {
+        return refuse(&first_error(&checked));
+    };
+    let set_level = match init_log(&config.log) {
+        Ok(set_level) => set_level,
+        Err(error) => return refuse(&format!("cannot start logging: {error}")),
+    };
+    for finding in &checked.findings {
+        tracing::warn!("{finding}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("cannot start threads: {error}")),
+    };
+    let start = Start {
+        path: args.config,
+        text,
+        config,
+        set_level,
+    };
+    match runtime.block_on(daemon::run(start)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&daemon::chain(&error)),
+    }
+}
+
+fn refuse(line: &str) -> ExitCode {
+    // Nobody reads a closed stderr; the exit code says enough.
+    let _written = writeln!(std::io::stderr(), "sixferryd: {line}");
+    ExitCode::from(SETUP_ERROR)
+}
+
+/// The first error, and how to see the others.
+fn first_error(checked: &Checked) -> String {
+    let mut errors = checked.errors();
+    let first = errors.next().map_or_else(String::new, ToString::to_string);
+    match errors.count() {
+        0 => first,
+        more => format!("{first} (and {more} more; sixferryd --check lists them)"),
+    }
+}
+
+fn print_check(args: &Args, checked: &Checked) -> ExitCode {
+    let mut out = std::io::stderr().lock();
+    for finding in &checked.findings {
+        let severity = match finding.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let _written = writeln!(out, "{severity}: {finding}");
+    }
+    match &checked.config {
+        Some(config) => {
+            let _written = writeln!(std::io::stdout(), "{}", summary(args, config));
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::from(SETUP_ERROR),
+    }
+}
+
+fn summary(args: &Args, config: &Config) -> String {
+    format!(
+        "{}: fine ({} port(s), {} static tunnel(s))",
+        args.config.display(),
+        config.ports.len(),
+        config.tunnels.len()
+    )
+}
+
+/// Logs go to stderr, which the service manager collects; the level can change later.
+fn init_log(config: &LogConfig) -> Result<SetLevel, Box<dyn std::error::Error>> {
+    let filter = EnvFilter::try_new(&config.level)?;
+    let (filter, handle) = reload_layer::Layer::<_, Registry>::new(filter);
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format: Box<dyn Layer<_> + Send + Sync> = if config.json {
+        format.json().boxed()
+    } else {
+        format.with_ansi(false).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(format)
+        .try_init()?;
+    Ok(Box::new(move |level| {
+        let changed = EnvFilter::try_new(level)
+            .map_err(|error| error.to_string())
+            .and_then(|filter| handle.reload(filter).map_err(|error| error.to_string()));
+        if let Err(error) = changed {
+            tracing::error!("log level stays: {error}");
+        }
+    }))
+}

@@ -1,0 +1,53 @@
+# Everything a newcomer, an operator or CI does with this tree. Each target sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TOOLS := $(TARGET_DIR)/tools
+# Root may load the XDP program and run the vectors' steering frames through it.
+STEERING := $(if $(filter 0,$(shell id -u)),--features steering)
+export PATH := $(TOOLS)/bin:$(PATH)
+
+.PHONY: help setup setup-test demo test bench vectors lint soak fuzz fmt docs
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## Install what the build and the demo need (root), or say what to install
+	@scripts/setup.sh --tools $(TOOLS) build
+
+setup-test:
+	@scripts/setup.sh --tools $(TOOLS) build test
+
+demo: setup ## Build, start a lab in namespaces, send real traffic through a tunnel, clean up
+	@scripts/demo.sh
+
+test: setup-test ## All tests; as root also those in namespaces with real peers
+	@scripts/test.sh
+
+bench: setup-test ## Criterion benches, then an end-to-end figure beside the AF_XDP ceiling (root)
+	@scripts/bench.sh
+
+vectors: setup ## Run a vector file: make vectors FILE=x.json
+	@test -n "$(FILE)" || { echo "make vectors FILE=x.json: FILE is missing" >&2; exit 2; }
+	@cargo build --locked --quiet -p sixferry-vectors $(STEERING)
+	@$(TARGET_DIR)/debug/sixferry-vectors "$(FILE)"
+
+lint: setup-test ## Format, clippy, licences and sources, generated and listed documents
+	@scripts/lint.sh
+
+fmt: ## Format the tree
+	@cargo fmt --all
+
+docs: ## Regenerate docs/counters.md
+	@python3 scripts/counters_doc.py --write
+
+soak: SECONDS := 600
+soak: setup-test ## Mixed traffic for SECONDS=600, then the counter invariant to the packet (root)
+	@SIXFERRY_SOAK_SECONDS=$(SECONDS) scripts/soak.sh
+
+fuzz: FUZZ_SECONDS := 60
+fuzz: ## Each fuzz target for FUZZ_SECONDS=60
+	@scripts/setup.sh --tools $(TOOLS) build fuzz
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh

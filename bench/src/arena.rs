@@ -1,0 +1,171 @@
+//! Packets in memory, processed in rounds.
+//!
+//! 8192 frames of 2048 bytes, taken in shuffled order, so that neither the headers nor the tables of
+//! the next packet are where the hardware prefetcher would guess: what a worker meets on a busy
+//! queue. `process` rewrites frames in place; every round therefore begins by writing all of them
+//! anew, outside of the time that counts.
+
+use crate::frame::{self, Flow};
+use crate::population::{INSIDE, OUTSIDE, Population};
+use crate::rng::Rng;
+use sixferry_fwd::{
+    BATCH_MAX, Batch, FRAME_LEN, HEADROOM, Local, Packet, PortId, Tables, Ticks, Verdict, process,
+};
+use std::time::{Duration, Instant};
+
+/// Frames in the arena: 16 MiB, more than any second-level cache.
+pub const FRAMES: usize = 8192;
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of a tunnel, to the native side.
+    Decap,
+    /// From the native side into a tunnel.
+    Encap,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Decap, Self::Encap];
+
+    /// Its name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decap => "decap",
+            Self::Encap => "encap",
+        }
+    }
+
+    const fn ports(self) -> (PortId, PortId) {
+        match self {
+            Self::Decap => (OUTSIDE, INSIDE),
+            Self::Encap => (INSIDE, OUTSIDE),
+        }
+    }
+
+    fn flow(self, population: &Population, rng: &mut Rng, inner_len: usize) -> Flow {
+        match self {
+            Self::Decap => population.decap(rng, inner_len),
+            Self::Encap => population.encap(rng, inner_len),
+        }
+    }
+}
+
+/// The memory of the frames.
+#[derive(Debug)]
+pub struct Memory(Vec<[u8; FRAME_LEN]>);
+
+impl Memory {
+    /// All frames, touched once so that every page is there.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut frames = vec![[0; FRAME_LEN]; FRAMES];
+        for frame in &mut frames {
+            frame.fill(0xa5);
+        }
+        Self(frames)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The frames in the order they are received.
+#[derive(Debug)]
+pub struct Arena<'m> {
+    frames: Vec<&'m mut [u8]>,
+    lens: Vec<usize>,
+    rng: Rng,
+}
+
+impl<'m> Arena<'m> {
+    /// Shuffles the frames once.
+    #[must_use]
+    pub fn new(memory: &'m mut Memory, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut frames: Vec<&mut [u8]> =
+            memory.0.iter_mut().map(<[u8; FRAME_LEN]>::as_mut_slice).collect();
+        rng.shuffle(&mut frames);
+        Self {
+            lens: vec![0; frames.len()],
+            frames,
+            rng,
+        }
+    }
+
+    /// Writes one packet of a random tunnel into every frame.
+    pub fn fill(&mut self, population: &Population, direction: Direction, inner_len: usize) {
+        for (frame, len) in self.frames.iter_mut().zip(&mut self.lens) {
+            let flow = direction.flow(population, &mut self.rng, inner_len);
+            *len = frame::write(&mut frame[HEADROOM..], &flow);
+        }
+    }
+
+    /// Takes all frames as packets of batches and processes them; returns how long that took.
+    ///
+    /// # Panics
+    /// When a packet is not forwarded: then it is not forwarding that was measured.
+    pub fn run(
+        &mut self,
+        tables: &Tables,
+        local: &mut Local,
+        direction: Direction,
+        batch_len: usize,
+    ) -> Duration {
+        let (rx, tx) = direction.ports();
+        let batch_len = batch_len.clamp(1, BATCH_MAX);
+        let before = local.counters().forwarded.packets;
+        let mut last = None;
+        let start = Instant::now();
+        for (frames, lens) in self
+            .frames
+            .chunks_mut(batch_len)
+            .zip(self.lens.chunks(batch_len))
+        {
+            let mut batch = Batch::new();
+            for (frame, len) in frames.iter_mut().zip(lens) {
+                if let Some(packet) = Packet::new(frame, HEADROOM, *len, rx) {
+                    _ = batch.push(packet);
+                }
+            }
+            process(&mut batch, tables, local, Ticks(1));
+            last = batch.verdicts().last().copied();
+        }
+        let took = start.elapsed();
+        let forwarded = local.counters().forwarded.packets - before;
+        assert_eq!(forwarded, self.frames.len() as u64, "packets were lost");
+        assert_eq!(last, Some(Verdict::Tx(tx)), "packets went elsewhere");
+        took
+    }
+
+    /// [`Arena::fill`], then [`Arena::run`].
+    pub fn round(
+        &mut self,
+        population: &Population,
+        local: &mut Local,
+        Shape {
+            direction,
+            inner_len,
+            batch_len,
+        }: Shape,
+    ) -> Duration {
+        self.fill(population, direction, inner_len);
+        self.run(population.tables(), local, direction, batch_len)
+    }
+}
+
+/// What a round processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Which way.
+    pub direction: Direction,
+    /// Length of the IPv6 packets.
+    pub inner_len: usize,
+    /// Packets in a batch.
+    pub batch_len: usize,
+}

@@ -1,0 +1,227 @@
+//! Tables with one tunnel, or a million: what the benches look packets up in.
+
+use crate::frame::{Flow, INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
+use crate::rng::Rng;
+use sixferry_fwd::{
+    IpId, Ipv4Prefix, Ipv6Prefix, Local, LocalConfig, NextHop, NextHopState, PortConfig, PortId,
+    PortKind, Route, RouteSource, Settings, TableError, Tables, TablesBuilder, TunnelId,
+    TunnelSpec, WorkerCounters,
+};
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The IPv4 side.
+pub const OUTSIDE: PortId = PortId(0);
+/// The native IPv6 side.
+pub const INSIDE: PortId = PortId(1);
+/// Our end of every tunnel (RFC 2544 addresses).
+pub const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// An address on the native side (RFC 5180 addresses).
+pub const NATIVE: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 2);
+
+/// How the tunnels' /48s lie in the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One after the other, as an operator hands them out of a pool.
+    Contiguous,
+    /// In random places of 24,000 random /32s, like the global routing table.
+    Scattered,
+}
+
+/// A number of tunnels with one /48 each.
+#[derive(Debug)]
+pub struct Population {
+    tables: Arc<Tables>,
+    /// Peer and prefix of each destination a packet may pick.
+    flows: Vec<(u32, u128)>,
+    bytes: usize,
+}
+
+impl Population {
+    /// Tables with `count` tunnels.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn tunnels(count: u32, layout: Layout) -> Result<Self, TableError> {
+        let mut builder = relay();
+        let mut flows = Vec::new();
+        for (peer, prefix) in (0x0a40_0000u32..).zip(prefixes(count, layout)) {
+            insert(&mut builder, peer, &[prefix])?;
+            flows.push((peer, prefix.bits()));
+        }
+        Ok(Self::new(builder, flows))
+    }
+
+    /// A table of `count` prefixes of all usual lengths, spread over 1000 tunnels.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn routes(count: usize) -> Result<Self, TableError> {
+        const TUNNELS: u32 = 1000;
+        let mut builder = relay();
+        let peers: Vec<u32> = (0x0a40_0000..).take(TUNNELS as usize).collect();
+        let mut ids = Vec::new();
+        for peer in &peers {
+            ids.push(insert(&mut builder, *peer, &[])?);
+        }
+        let mut rng = Rng::new(0x5ca7_7e4d);
+        let mut seen = HashSet::new();
+        let mut flows = Vec::new();
+        while flows.len() < count {
+            let len = route_len(&mut rng);
+            let prefix = Ipv6Prefix::containing(scattered(&mut rng), len);
+            if !seen.insert(prefix) {
+                continue;
+            }
+            let at = flows.len() % ids.len();
+            builder.set_route6(prefix, RouteSource::Api, Route::Tunnel(ids[at]));
+            flows.push((peers[at], prefix.bits()));
+        }
+        Ok(Self::new(builder, flows))
+    }
+
+    fn new(mut builder: TablesBuilder, flows: Vec<(u32, u128)>) -> Self {
+        let tables = builder.snapshot();
+        let bytes = builder.memory();
+        Self {
+            tables,
+            flows,
+            bytes,
+        }
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Bytes of all tables.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A packet out of a random tunnel.
+    pub fn decap(&self, rng: &mut Rng, inner_len: usize) -> Flow {
+        let (peer, prefix) = self.flows[rng.below(self.flows.len())];
+        Flow {
+            outer: Some((peer.to_be_bytes(), LOCAL.octets())),
+            src: prefix | 0x1_0000_0000_0001,
+            dst: u128::from(NATIVE),
+            inner_len,
+        }
+    }
+
+    /// A native packet to a random tunnel.
+    pub fn encap(&self, rng: &mut Rng, inner_len: usize) -> Flow {
+        let (_, prefix) = self.flows[rng.below(self.flows.len())];
+        Flow {
+            outer: None,
+            src: u128::from(NATIVE),
+            dst: prefix | 0x1_0000_0000_0001,
+            inner_len,
+        }
+    }
+}
+
+/// A worker's private state for the benches.
+#[must_use]
+pub fn local() -> Local {
+    Local::new(LocalConfig {
+        worker: 0,
+        workers: 1,
+        seed: 1,
+        ip_id: IpId::Counter,
+        shared: Arc::new(WorkerCounters::new()),
+    })
+}
+
+/// A relay with two ports, a default route each way and no tunnel.
+fn relay() -> TablesBuilder {
+    let mut builder = TablesBuilder::new(Settings::default(), 1);
+    let mut hop = |port: PortId, dst_mac| {
+        builder.set_port(
+            port,
+            PortConfig {
+                kind: PortKind::Ethernet { mac: RELAY_MAC },
+                mtu: 1500,
+                vlans: vec![],
+                up: true,
+            },
+        );
+        Route::NextHop(builder.add_next_hop(NextHop {
+            port,
+            vlan: None,
+            vlan_service_tag: false,
+            src_mac: RELAY_MAC,
+            mtu: 1500,
+            state: NextHopState::Resolved { dst_mac },
+        }))
+    };
+    let outside = hop(OUTSIDE, OUTSIDE_MAC);
+    let inside = hop(INSIDE, INSIDE_MAC);
+    builder.set_route4(Ipv4Prefix::all(), RouteSource::Kernel, outside);
+    builder.set_route6(Ipv6Prefix::all(), RouteSource::Kernel, inside);
+    builder
+}
+
+fn insert(
+    builder: &mut TablesBuilder,
+    peer: u32,
+    prefixes: &[Ipv6Prefix],
+) -> Result<TunnelId, TableError> {
+    let mut spec = TunnelSpec::new(LOCAL, Ipv4Addr::from(peer));
+    spec.mtu = 1480;
+    spec.prefixes = prefixes.to_vec();
+    builder.insert_tunnel(&spec)
+}
+
+fn prefixes(count: u32, layout: Layout) -> Vec<Ipv6Prefix> {
+    match layout {
+        Layout::Contiguous => (0..count)
+            .map(|i| 0x2a00_u128 << 112 | u128::from(i) << 80)
+            .map(|bits| Ipv6Prefix::containing(Ipv6Addr::from(bits), 48))
+            .collect(),
+        Layout::Scattered => {
+            let mut rng = Rng::new(0x5ca7_7e4d);
+            let mut seen = HashSet::new();
+            std::iter::repeat_with(|| Ipv6Prefix::containing(scattered(&mut rng), 48))
+                .filter(|prefix| seen.insert(*prefix))
+                .take(count as usize)
+                .collect()
+        }
+    }
+}
+
+/// An address in one of 24,000 /32s spread over 2000::/3, the rest random.
+fn scattered(rng: &mut Rng) -> Ipv6Addr {
+    let allocation = (rng.below(24_000) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 35;
+    let top = 0x2000_0000 | allocation & 0x1fff_ffff;
+    Ipv6Addr::from(u128::from(top) << 96 | u128::from(rng.bits() & 0xffff_ffff) << 64)
+}
+
+/// Prefix lengths in about the shares of the global table.
+fn route_len(rng: &mut Rng) -> u8 {
+    const SHARES: [(u8, usize); 10] = [
+        (48, 45),
+        (32, 12),
+        (44, 10),
+        (40, 9),
+        (36, 7),
+        (29, 4),
+        (46, 4),
+        (47, 3),
+        (45, 3),
+        (42, 3),
+    ];
+    let mut at = rng.below(100);
+    for (len, share) in SHARES {
+        if at < share {
+            return len;
+        }
+        at -= share;
+    }
+    48
+}

@@ -1,0 +1,296 @@
+//! `sixferry lab`: a user, a relay and a host in network namespaces of this machine, with a
+//! real dataplane between them. For trying things out, and for `make demo`.
+
+mod api;
+mod daemon;
+mod error;
+mod flow;
+mod instance;
+mod netns;
+mod process;
+mod report;
+mod state;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use self::daemon::XdpMode;
+pub(crate) use self::error::Error;
+use self::flow::FlowResult;
+use self::instance::{Lab, Options, name_flag};
+use self::report::Report;
+use self::state::RunDir;
+use self::stop::Stop;
+use self::topology::{Arms, Role, Topology};
+
+/// What shells say of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Arguments of `sixferry lab`.
+#[derive(Args, Debug)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum LabCommand {
+    /// Build the lab, send real traffic both ways, print what happened, take it down.
+    Demo(DemoArgs),
+    /// Build the lab and leave it running.
+    Up(BuildArgs),
+    /// Take the lab down, also one that a crash left behind.
+    Down(NameArgs),
+    /// Open a shell in one of the lab's namespaces.
+    Shell(ShellArgs),
+}
+
+#[derive(Args, Debug)]
+struct NameArgs {
+    /// Tells labs apart that run at the same time.
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = parse_name)]
+    name: String,
+}
+
+#[derive(Args, Debug)]
+struct BuildArgs {
+    #[command(flatten)]
+    name: NameArgs,
+    /// XDP mode of the relay's ports.
+    #[arg(long, value_enum, default_value = "auto")]
+    xdp_mode: XdpMode,
+    /// One interface for both sides, as on a host with a single NIC.
+    #[arg(long)]
+    one_armed: bool,
+    /// Inner MTU of the tunnel.
+    #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u16).range(1280..=1480))]
+    mtu: u16,
+}
+
+#[derive(Args, Debug)]
+struct DemoArgs {
+    #[command(flatten)]
+    build: BuildArgs,
+    /// Length of the UDP exchange and of each TCP transfer.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+#[derive(Args, Debug)]
+struct ShellArgs {
+    /// Where to go.
+    #[arg(value_enum)]
+    role: Role,
+    #[command(flatten)]
+    name: NameArgs,
+    /// A command to run instead of a shell.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+impl BuildArgs {
+    fn options(self) -> Options {
+        Options {
+            name: self.name.name,
+            arms: if self.one_armed { Arms::One } else { Arms::Two },
+            mode: self.xdp_mode,
+            mtu: self.mtu,
+        }
+    }
+}
+
+/// Names end up in names of namespaces and directories.
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = text.len() <= 16
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("at most 16 of a-z, 0-9 and -".to_owned())
+    }
+}
+
+/// Runs `sixferry lab`.
+///
+/// # Errors
+/// When the lab cannot be built or taken down; a demo whose flows fail is exit code 1 instead.
+pub(crate) async fn run(args: LabArgs, json: bool) -> Result<ExitCode, Error> {
+    let outcome = match args.command {
+        LabCommand::Demo(args) => demo(args, json).await,
+        LabCommand::Up(args) => up(args, json).await,
+        LabCommand::Down(args) => down(&args, json),
+        LabCommand::Shell(args) => shell(&args),
+    };
+    match outcome {
+        Err(Error::Interrupted) => {
+            say("interrupted; everything is taken down");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Progress goes to standard error: standard output is for the result.
+fn say(text: &str) {
+    eprintln!("lab: {text}");
+}
+
+async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, Error> {
+    let stop = Stop::install()?;
+    let seconds = Duration::from_secs(args.seconds);
+    let (mut lab, api) = Lab::up(args.build.options(), false, &stop, say).await?;
+    say("sending traffic");
+    let flows = traffic(&lab, seconds, json, &stop).await?;
+    flow::spoof::send(&lab.topology)?;
+    lab.check()?;
+    let report = Report::collect(&lab, &api, flows, &stop).await?;
+    let log = if report.passed {
+        String::new()
+    } else {
+        lab.daemon_log()
+    };
+    drop(api);
+    lab.down()?;
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    if report.passed {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("lab: the daemon's log ends with\n{log}");
+    Ok(ExitCode::FAILURE)
+}
+
+/// Runs the flows on a thread of their own: they block, the connection to the daemon must not.
+async fn traffic(
+    lab: &Lab,
+    seconds: Duration,
+    json: bool,
+    stop: &Stop,
+) -> Result<Vec<FlowResult>, Error> {
+    let (topology, mtu, stop) = (lab.topology.clone(), lab.options.mtu, stop.clone());
+    let run = move || {
+        flow::run_all(&topology, mtu, seconds, &stop, |flow| {
+            if !json {
+                eprintln!("lab: {flow}");
+            }
+        })
+    };
+    match tokio::task::spawn_blocking(run).await {
+        Ok(flows) => flows,
+        Err(failed) => Err(Error::Io {
+            what: "sending traffic".to_owned(),
+            source: std::io::Error::other(failed),
+        }),
+    }
+}
+
+async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, Error> {
+    let stop = Stop::install()?;
+    let (lab, _) = Lab::up(args.options(), true, &stop, say).await?;
+    let flag = name_flag(&lab.options.name);
+    let socket = lab.dir().socket();
+    if json {
+        let namespaces: serde_json::Map<_, _> = lab
+            .topology
+            .roles()
+            .iter()
+            .map(|role| {
+                (
+                    role.name().to_owned(),
+                    lab.topology.netns(*role).name().into(),
+                )
+            })
+            .collect();
+        let text = serde_json::json!({
+            "name": lab.options.name,
+            "directory": lab.dir().path(),
+            "socket": socket,
+            "namespaces": namespaces,
+        });
+        println!("{text:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("The lab is up.\n\n{}\n", lab.topology);
+    println!(
+        "  sixferry lab shell user{flag}     then: ping {}",
+        topology::HOST_V6
+    );
+    println!(
+        "  sixferry lab shell host{flag}     then: ping {}",
+        topology::USER_V6
+    );
+    println!("  sixferry lab shell relay{flag}    then: sixferry status");
+    println!("  sixferry --socket {} tunnel list", socket.display());
+    println!(
+        "  sixferry lab down{flag}\n\nLogs are in {}.",
+        lab.dir().path().display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn down(name: &NameArgs, json: bool) -> Result<ExitCode, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let found = instance::take_down(&name.name)?;
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({ "name": name.name, "found": found })
+        );
+    } else if found {
+        println!("The lab is down.");
+    } else {
+        println!("There was no lab{} to take down.", name_flag(&name.name));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes a shell (or another command) inside the namespace.
+fn shell(args: &ShellArgs) -> Result<ExitCode, Error> {
+    let name = &args.name.name;
+    let dir = RunDir::of(name);
+    let not_running = || Error::NotRunning {
+        name: name.clone(),
+        flag: name_flag(name),
+    };
+    let state = if dir.exists()? { dir.load() } else { None }.ok_or_else(not_running)?;
+    let topology = Topology::new(name, state.arms);
+    if !topology.roles().contains(&args.role) {
+        return Err(Error::NoSuchRole {
+            name: name.clone(),
+            role: args.role.name(),
+        });
+    }
+    let netns = topology.netns(args.role);
+    let (program, rest) = match args.command.split_first() {
+        Some((program, rest)) => (program.clone(), rest),
+        None => (
+            std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned()),
+            [].as_slice(),
+        ),
+    };
+    let mut command: Command = netns.command(program);
+    command
+        .args(rest)
+        // So that `sixferry status` inside talks to the lab's daemon.
+        .env("SIXFERRY_SOCKET", dir.socket())
+        .env("PS1", format!("{}# ", args.role.name()));
+    let source = command.exec();
+    Err(Error::Io {
+        what: "cannot run a shell".to_owned(),
+        source,
+    })
+}

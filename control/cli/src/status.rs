@@ -1,0 +1,174 @@
+//! `sixferry status`.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sixferry_client::api;
+
+use crate::args::Global;
+use crate::error::CliError;
+use crate::json::counters::Report;
+use crate::json::port::Port;
+use crate::json::system::Info;
+use crate::output::Facts;
+use crate::{output, port, units};
+
+/// The answer of the command.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    info: Info,
+    ports: Vec<Port>,
+    counters: Report,
+}
+
+pub(crate) async fn run(global: &Global) -> Result<(), CliError> {
+    let client = global.connect().await?;
+    let status = Status {
+        info: client.info().await?.into(),
+        ports: client.ports().await?.into_iter().map(Into::into).collect(),
+        counters: Report::new(
+            client.counters(api::CounterSelection::default()).await?,
+            false,
+        ),
+    };
+    if global.json {
+        return output::json(&status);
+    }
+    output::line(&text(&status))
+}
+
+fn text(status: &Status) -> String {
+    let info = &status.info;
+    let uptime = Duration::try_from_secs_f64(info.uptime_seconds).unwrap_or_default();
+    let mut facts = Facts::default();
+    facts
+        .add(
+            "Dataplane",
+            format!(
+                "sixferryd {}, up {}, pid {}",
+                info.version,
+                units::age(uptime),
+                info.pid
+            ),
+        )
+        .add("Configuration", &info.config_path)
+        .add(
+            "Workers",
+            format!("{}, idle policy {}", info.worker_count, info.idle_policy),
+        )
+        .add("Tunnels", info.tunnel_count.to_string())
+        .add("API routes", info.route_count.to_string())
+        .add(
+            "Memory",
+            format!(
+                "{}, tables {}",
+                units::memory(info.resident_bytes),
+                units::memory(info.table_bytes)
+            ),
+        );
+    let total = &status.counters.total;
+    let traffic = |c: crate::json::PacketsBytes| {
+        format!(
+            "{} packets, {}",
+            units::count(c.packets),
+            units::bytes(c.bytes)
+        )
+    };
+    facts
+        .add("Received", traffic(total.received))
+        .add("Forwarded", traffic(total.forwarded))
+        .add("Answered", traffic(total.answered))
+        .add("Punted", traffic(total.punted))
+        .add("Dropped", traffic(total.dropped()));
+    if status.counters.held_packets > 0 {
+        let held = format!(
+            "{} packets wait for a next hop",
+            status.counters.held_packets
+        );
+        facts.add("Held", held);
+    }
+    if total.unaccounted() != 0 {
+        let missing = format!("{} packets: please report this", total.unaccounted());
+        facts.add("Unaccounted", missing);
+    }
+    format!("{}\n{}", facts.render(), port::list(&status.ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let packets = |packets| {
+            Some(api::PacketsBytes {
+                packets,
+                bytes: packets * 100,
+            })
+        };
+        let total = api::WorkerCounters {
+            received: packets(50_000),
+            forwarded: packets(49_990),
+            answered: packets(10),
+            ..Default::default()
+        };
+        let report = api::CounterReport {
+            total: Some(total),
+            ..Default::default()
+        };
+        Status {
+            info: Info {
+                version: "0.1.0".into(),
+                uptime_seconds: 7325.5,
+                worker_count: 1,
+                idle_policy: "poll".into(),
+                tunnel_count: 12,
+                resident_bytes: 64 * 1024 * 1024,
+                table_bytes: 512,
+                config_path: "/etc/sixferry/dataplane.toml".into(),
+                pid: 4711,
+                ..Info::default()
+            },
+            ports: vec![port::tests::port()],
+            counters: Report::new(report, false),
+        }
+    }
+
+    #[test]
+    fn the_text_fits_80_columns() {
+        assert_eq!(
+            text(&status()),
+            "\
+Dataplane      sixferryd 0.1.0, up 2 h 2 min, pid 4711
+Configuration  /etc/sixferry/dataplane.toml
+Workers        1, idle policy poll
+Tunnels        12
+API routes     0
+Memory         64.0 MiB, tables 512 B
+Received       50.0k packets, 5.00 MB
+Forwarded      50.0k packets, 5.00 MB
+Answered       10 packets, 1.00 kB
+Punted         0 packets, 0 B
+Dropped        0 packets, 0 B
+
+PORT  STATE  DRIVER  MODE  QUEUES   MTU     RX  TX  LOST
+eth0  up     veth    copy       1  1500  1.23M  42     2
+"
+        );
+    }
+
+    #[test]
+    fn packets_without_a_fate_are_shown() {
+        let mut status = status();
+        status.counters.total.answered.packets = 7;
+        assert!(text(&status).contains("Unaccounted    3 packets"));
+    }
+
+    #[test]
+    fn the_shape_is_stable() {
+        let value = serde_json::to_value(status()).unwrap();
+        assert_eq!(value["info"]["tunnelCount"], 12);
+        assert_eq!(value["counters"]["total"]["received"]["packets"], 50_000);
+        assert_eq!(value["ports"][0]["name"], "eth0");
+    }
+}

@@ -1,0 +1,234 @@
+//! `sixferry tunnel`.
+
+mod edit;
+mod file;
+mod load;
+mod view;
+mod watch;
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use ipnet::Ipv6Net;
+use serde::Serialize;
+use sixferry_client::{ProgramOptions, Session, TunnelKey, TunnelUpdate};
+
+use crate::args::{Global, Writer};
+use crate::error::CliError;
+use crate::json::tunnel::{Tunnel, Written};
+use crate::{output, parse};
+
+pub(crate) use self::view::done;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TunnelCommand {
+    /// Create a tunnel.
+    Add(Box<edit::AddArgs>),
+    /// Change some properties of a tunnel; the others stay.
+    Set(Box<edit::SetArgs>),
+    /// Remove tunnels.
+    #[command(visible_alias = "del")]
+    Delete(DeleteArgs),
+    /// List tunnels.
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show everything about one tunnel, its counters included.
+    Show(ShowArgs),
+    /// Find the tunnel of a packet, by its inner IPv6 address or its two outer IPv4 addresses.
+    Lookup(LookupArgs),
+    /// Print the tunnels, then every change as it happens.
+    Watch(watch::WatchArgs),
+    /// Create or change tunnels from a file; others are left alone.
+    Load(load::LoadArgs),
+    /// Make an owner's tunnels equal to a file: what is not in it is removed.
+    Sync(load::SyncArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeleteArgs {
+    /// Tunnels to remove.
+    #[arg(required = true, value_parser = parse::tunnel_id)]
+    id: Vec<String>,
+    #[command(flatten)]
+    writer: Writer,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only tunnels of this owner.
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// At most this many; 0: all. [default: 1000 for the table, all for JSON]
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
+    /// One JSON object per line, as `tunnel load` reads it.
+    #[arg(long)]
+    jsonl: bool,
+    /// More columns, all prefixes.
+    #[arg(long)]
+    wide: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// The tunnel.
+    #[arg(value_parser = parse::tunnel_id)]
+    id: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LookupArgs {
+    /// An IPv6 address inside a tunnel, or the relay's IPv4 address.
+    #[arg(value_name = "INNER|LOCAL")]
+    address: IpAddr,
+    /// With the relay's address: the user's IPv4 address.
+    remote: Option<std::net::Ipv4Addr>,
+}
+
+/// The answer of a lookup.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Found {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matched_prefix: Option<Ipv6Net>,
+    tunnel: Tunnel,
+}
+
+pub(crate) async fn run(global: &Global, command: TunnelCommand) -> Result<(), CliError> {
+    match command {
+        TunnelCommand::Add(args) => {
+            let writer = args.writer.clone();
+            let update = args.into_update()?;
+            let mut session = global.session(&writer).await?;
+            write(global, &mut session, vec![update]).await
+        }
+        TunnelCommand::Set(args) => {
+            let writer = args.writer.clone();
+            let update = args.into_update()?;
+            let mut session = global.session(&writer).await?;
+            write(global, &mut session, vec![update]).await
+        }
+        TunnelCommand::Delete(args) => {
+            let delete = |id| TunnelUpdate::Delete {
+                id,
+                must_exist: true,
+            };
+            let updates = args.id.into_iter().map(delete).collect();
+            let mut session = global.session(&args.writer).await?;
+            write(global, &mut session, updates).await
+        }
+        TunnelCommand::List(args) => list(global, &args).await,
+        TunnelCommand::Show(args) => {
+            let tunnel = global.connect().await?.tunnel(&args.id).await?.into();
+            if global.json {
+                return output::json(&tunnel);
+            }
+            output::line(&view::details(&tunnel))
+        }
+        TunnelCommand::Lookup(args) => lookup(global, &args).await,
+        TunnelCommand::Watch(args) => watch::run(global, &args).await,
+        TunnelCommand::Load(args) => load::load(global, &args).await,
+        TunnelCommand::Sync(args) => load::sync(global, &args).await,
+    }
+}
+
+/// Writes a handful of updates; the first failure is the error of the command, after the others
+/// were tried.
+async fn write(
+    global: &Global,
+    session: &mut Session,
+    updates: Vec<TunnelUpdate>,
+) -> Result<(), CliError> {
+    let options = ProgramOptions::default();
+    let report = session.program_tunnels(updates, &options, |_| {}).await?;
+    let written = Written::from(&report);
+    if global.json {
+        output::json(&written)?;
+    } else if let Some(done) = done(&report) {
+        output::line(&done)?;
+    }
+    report.all_applied()?;
+    Ok(())
+}
+
+async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
+    let client = global.connect().await?;
+    let json = global.json || args.jsonl;
+    let limit = match args.limit {
+        Some(0) => u64::MAX,
+        Some(limit) => limit,
+        None if json => u64::MAX,
+        None => 1000,
+    };
+    let mut pages = client.tunnels(args.owner.as_deref(), page_size(limit));
+    let mut shown = 0;
+    let mut total = 0;
+    let mut table = view::List::new(args.wide);
+    let mut separator = "{\"tunnels\":[";
+    while shown < limit {
+        let Some(page) = pages.next().await? else {
+            break;
+        };
+        total = page.total.unwrap_or_default();
+        let room = usize::try_from(limit - shown).unwrap_or(usize::MAX);
+        for entry in page.items.into_iter().take(room) {
+            shown += 1;
+            let tunnel = Tunnel::from(entry);
+            if args.jsonl {
+                output::json_line(&tunnel)?;
+            } else if global.json {
+                let text = serde_json::to_string(&tunnel).map_err(std::io::Error::other)?;
+                output::write(format!("{separator}\n{text}").as_bytes())?;
+                separator = ",";
+            } else {
+                table.add(&tunnel);
+            }
+        }
+    }
+    if args.jsonl {
+        return Ok(());
+    }
+    if global.json {
+        let open = if shown == 0 { separator } else { "\n" };
+        return output::line(&format!("{open}],\"totalCount\":{total}}}"));
+    }
+    output::line(&table.render())?;
+    if shown == limit && shown < total && args.owner.is_none() {
+        output::line(&format!("{shown} of {total} tunnels; --limit 0 shows all"))?;
+    }
+    Ok(())
+}
+
+fn page_size(limit: u64) -> u32 {
+    u32::try_from(limit.clamp(1, 1000)).unwrap_or(1000)
+}
+
+async fn lookup(global: &Global, args: &LookupArgs) -> Result<(), CliError> {
+    let key = match (args.address, args.remote) {
+        (IpAddr::V6(inner), None) => TunnelKey::Inner(inner),
+        (IpAddr::V4(local), Some(remote)) => TunnelKey::Outer { local, remote },
+        (IpAddr::V6(_), Some(_)) => {
+            return Err(CliError::Usage(
+                "give one inner IPv6 address, or two outer IPv4 addresses".to_owned(),
+            ));
+        }
+        (IpAddr::V4(_), None) => {
+            return Err(CliError::Usage(
+                "an outer lookup needs both: the relay's address and the user's".to_owned(),
+            ));
+        }
+    };
+    let found = global.connect().await?.lookup_tunnel(key).await?;
+    let tunnel = Tunnel::from(found.entry);
+    if global.json {
+        return output::json(&Found {
+            matched_prefix: found.prefix,
+            tunnel,
+        });
+    }
+    let mut text = String::new();
+    if let Some(prefix) = found.prefix {
+        text = format!("Matched  {prefix}\n\n");
+    }
+    output::line(&(text + &view::details(&tunnel)))
+}

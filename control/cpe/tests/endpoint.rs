@@ -1,0 +1,288 @@
+//! The program itself, as its user sees it: two ends in two namespaces, signals, errors, and
+//! nothing left behind.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sendto, socket_with};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+const LEFT: &str = "192.0.2.1";
+const RIGHT: &str = "192.0.2.2";
+const LEFT_V6: &str = "2001:db8:a::1";
+const RIGHT_V6: &str = "2001:db8:b::1";
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn ip(args: &str) -> Output {
+    Command::new("ip")
+        .args(args.split_whitespace())
+        .output()
+        .expect("iproute2 is installed")
+}
+
+fn ip_ok(args: &str) -> String {
+    let output = ip(args);
+    assert!(
+        output.status.success(),
+        "ip {args}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Two namespaces on one wire, gone at the end.
+struct Wire {
+    left: String,
+    right: String,
+    files: tempfile::TempDir,
+}
+
+impl Wire {
+    fn new(name: &str) -> Self {
+        let process = std::process::id();
+        let namespace = |side: &str| format!("sixcpe-{process}-{name}-{side}");
+        let wire = Self {
+            left: namespace("l"),
+            right: namespace("r"),
+            files: tempfile::tempdir().expect("a temporary directory"),
+        };
+        let (left, right) = (&wire.left, &wire.right);
+        ip_ok(&format!("netns add {left}"));
+        ip_ok(&format!("netns add {right}"));
+        ip_ok(&format!(
+            "link add wire netns {left} type veth peer name wire netns {right}"
+        ));
+        for (namespace, address) in [(left, LEFT), (right, RIGHT)] {
+            ip_ok(&format!("-n {namespace} addr add {address}/24 dev wire"));
+            ip_ok(&format!("-n {namespace} link set wire up"));
+            ip_ok(&format!("-n {namespace} link set lo up"));
+        }
+        wire
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for namespace in [&self.left, &self.right] {
+            ip(&format!("netns del {namespace}"));
+        }
+    }
+}
+
+fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(Path::new("/run/netns").join(namespace)).expect("the namespace");
+    std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(file.as_fd(), kind).expect("root");
+                work()
+            })
+            .join()
+            .expect("no panic inside")
+    })
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < LIMIT, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A running `sixferry-cpe`.
+struct Cpe {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Cpe {
+    fn start(wire: &Wire, namespace: &str, args: &str) -> Self {
+        let ready = wire.file(&format!("{namespace}.ready"));
+        let log = wire.file(&format!("{namespace}.log"));
+        let child = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                namespace,
+                env!("CARGO_BIN_EXE_sixferry-cpe"),
+            ])
+            .args(args.split_whitespace())
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdout(File::create(&log).expect("a log"))
+            .spawn()
+            .expect("it starts");
+        let mut cpe = Self { child, log };
+        until("the endpoint being ready", || {
+            assert_eq!(cpe.child.try_wait().expect("our child"), None, "it stopped");
+            fs::read_to_string(&ready)
+                .ok()
+                .filter(|name| name.ends_with('\n'))
+        });
+        cpe
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a pid");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Asks for the counters and waits until they satisfy `fits`.
+    fn counters(&self, fits: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        until("counters as expected", || {
+            self.signal(Signal::USR1);
+            let text = fs::read_to_string(&self.log).expect("the log");
+            let last = text.lines().last()?;
+            serde_json::from_str(last).ok().filter(&fits)
+        })
+    }
+
+    fn stop(mut self, signal: Signal) {
+        self.signal(signal);
+        assert!(
+            self.child.wait().expect("our child").success(),
+            "a stop is no failure"
+        );
+    }
+}
+
+impl Drop for Cpe {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn udp(namespace: &str, address: &str) -> UdpSocket {
+    let socket = within(namespace, || UdpSocket::bind((address, 9000))).expect("bound");
+    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    socket
+}
+
+/// Protocol 41 from an address of the sender's choice that it owns.
+fn send_proto41(namespace: &str, payload: &[u8]) {
+    let socket = within(namespace, || {
+        let kind = SocketType::RAW;
+        socket_with(
+            AddressFamily::INET,
+            kind,
+            SocketFlags::CLOEXEC,
+            Some(ipproto::IPV6),
+        )
+    })
+    .expect("a raw socket");
+    let to = std::net::SocketAddrV4::new(LEFT.parse::<Ipv4Addr>().expect("address"), 0);
+    sendto(&socket, payload, rustix::net::SendFlags::empty(), &to).expect("sent");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn carries_packets_counts_drops_and_leaves_nothing_behind() {
+    let wire = Wire::new("flow");
+    let left = Cpe::start(
+        &wire,
+        &wire.left,
+        &format!(
+            "6in4 --local {LEFT} --remote {RIGHT} --address {LEFT_V6}/64 --route default \
+             --delegated 2001:db8:a::/48 --dev left6 --json"
+        ),
+    );
+    let right = Cpe::start(
+        &wire,
+        &wire.right,
+        &format!(
+            "6in4 --local {RIGHT} --remote {LEFT} --address {RIGHT_V6}/64 \
+             --route 2001:db8:a::/48 --json"
+        ),
+    );
+    let (a, b) = (udp(&wire.left, LEFT_V6), udp(&wire.right, RIGHT_V6));
+    let full = vec![0x5a; 1280 - 48];
+    let mut buffer = [0; 2048];
+    a.send_to(&full, (RIGHT_V6, 9000)).expect("sent");
+    let (len, from) = b.recv_from(&mut buffer).expect("it arrives");
+    assert_eq!(
+        (&buffer[..len], from.ip().to_string()),
+        (&full[..], LEFT_V6.to_owned())
+    );
+    b.send_to(b"back", from).expect("sent");
+    assert_eq!(a.recv(&mut buffer).expect("it arrives"), 4);
+
+    // Garbage from the right address, and anything at all from a wrong one.
+    send_proto41(&wire.right, b"not IPv6");
+    ip_ok(&format!("-n {} addr del {RIGHT}/24 dev wire", wire.right));
+    ip_ok(&format!("-n {} addr add 192.0.2.3/24 dev wire", wire.right));
+    send_proto41(&wire.right, &[0x60; 60]);
+    let counters = left.counters(|c| c["drops"]["NO_TUNNEL"] == 1);
+    assert_eq!(counters["drops"]["INNER_TRUNCATED"], 1, "{counters}");
+    assert!(counters["encap_packets"].as_u64() >= Some(1), "{counters}");
+    assert!(counters["decap_packets"].as_u64() >= Some(1), "{counters}");
+
+    let routes = format!("-n {} -6 route show", wire.left);
+    assert!(ip_ok(&routes).contains("unreachable 2001:db8:a::/48"));
+    left.stop(Signal::TERM);
+    right.stop(Signal::INT);
+    let routes = ip_ok(&routes);
+    assert!(!routes.contains("2001:db8:a::"), "left behind: {routes}");
+    let links = ip_ok(&format!("-n {} link show", wire.left));
+    assert!(!links.contains("left6"), "left behind: {links}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn errors_are_one_line_and_exit_code_2() {
+    let wire = Wire::new("err");
+    let refused = |args: &str| {
+        let output = Command::new("ip")
+            .args([
+                "netns",
+                "exec",
+                &wire.left,
+                env!("CARGO_BIN_EXE_sixferry-cpe"),
+            ])
+            .args(args.split_whitespace())
+            .stdin(Stdio::null())
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    };
+    let tail = format!("--remote {RIGHT} --address {LEFT_V6}/64");
+    let text = refused(&format!("6in4 --local 203.0.113.9 {tail}"));
+    assert!(
+        text.contains("203.0.113.9 is not an address of this host"),
+        "{text}"
+    );
+    let text = refused(&format!("6in4 --local {LEFT} {tail} --mtu 1279"));
+    assert!(text.contains("1280"), "{text}");
+    let text = refused(&format!("6in4 --local {LEFT} {tail} --dev wire"));
+    assert!(text.contains("cannot create TUN device wire"), "{text}");
+    let text = refused(&format!(
+        "6in4 --local {LEFT} --remote {LEFT} --address {LEFT_V6}/64"
+    ));
+    assert!(text.contains("loop"), "{text}");
+    let text = refused(&format!(
+        "6in4 --local {LEFT} {tail} --route 2001:db8::/32 --route 2001:db8::/32"
+    ));
+    assert!(text.contains("add route 2001:db8::/32"), "{text}");
+    let links = ip_ok(&format!("-n {} link show type tun", wire.left));
+    assert_eq!(links.trim(), "", "a device was left behind");
+}

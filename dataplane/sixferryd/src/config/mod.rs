@@ -1,0 +1,176 @@
+//! The configuration file: TOML, checked as a whole before anything is done with it.
+//!
+//! Reading has two steps. `raw` is the text with places; `check` turns it into a [`Config`] or into
+//! [`Finding`]s that name the key, the line and the fix. Nothing here changes the host: `--check`,
+//! the RPC and a reload all run the same code.
+
+mod check;
+mod diff;
+mod finding;
+mod host;
+mod raw;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sixferry_fwd::{Ipv6Prefix, Settings, TunnelSpec};
+
+pub(crate) use diff::Plan;
+pub(crate) use finding::{Finding, Severity};
+pub(crate) use host::{Host, LiveHost};
+
+/// Largest configuration text, in bytes.
+pub(crate) const MAX_TEXT_LEN: usize = 1024 * 1024;
+
+/// A configuration that passed every check.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) api: ApiConfig,
+    /// Where metrics are served; `None`: nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) log: LogConfig,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) settings: Settings,
+    pub(crate) ports: Vec<PortSection>,
+    /// Covering prefixes of the tunnel pools, for steering.
+    pub(crate) steering: Vec<Ipv6Prefix>,
+    pub(crate) tunnels: Vec<StaticTunnel>,
+}
+
+/// Where the API is served.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ApiConfig {
+    /// `None`: no unix socket.
+    pub(crate) unix_socket: Option<PathBuf>,
+    pub(crate) tcp: Option<TcpConfig>,
+}
+
+/// TCP is served with mutual TLS only.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TcpConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: PathBuf,
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogConfig {
+    pub(crate) json: bool,
+    pub(crate) level: String,
+}
+
+/// The packet threads.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WorkerConfig {
+    /// 0: the smallest queue count among the ports.
+    pub(crate) count: u32,
+    pub(crate) idle: Idle,
+    pub(crate) pin: bool,
+    pub(crate) first_cpu: u32,
+    /// Umem frames per worker.
+    pub(crate) frames: u32,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    Spin,
+    Poll,
+    /// Poll when there are as many workers as cores, so that the host keeps some time.
+    Auto,
+}
+
+/// One `[[port]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PortSection {
+    pub(crate) name: String,
+    pub(crate) mode: PortMode,
+    /// `None`: those of the VLAN interfaces the host has on this one.
+    pub(crate) vlans: Option<Vec<u16>>,
+}
+
+/// The bind mode asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PortMode {
+    /// The fastest that works.
+    Auto,
+    ZeroCopy,
+    Copy,
+    Generic,
+}
+
+/// One `[[tunnel]]`: belongs to the owner "static".
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StaticTunnel {
+    pub(crate) id: String,
+    pub(crate) spec: TunnelSpec,
+}
+
+/// What reading a text gave.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// In the order of the file.
+    pub(crate) findings: Vec<Finding>,
+    /// Present when no finding is an error.
+    pub(crate) config: Option<Config>,
+}
+
+impl Checked {
+    /// The findings that stop the configuration from being used.
+    pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
+        self.findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+    }
+}
+
+/// Checks a text as if it stood in `file`.
+pub(crate) fn check_text(text: &str, file: &Path, host: &dyn Host) -> Checked {
+    check::check(text, file, host)
+}
+
+/// Reads and checks a file.
+pub(crate) fn check_file(file: &Path, host: &dyn Host) -> (String, Checked) {
+    match read(file) {
+        Ok(text) => {
+            let checked = check_text(&text, file, host);
+            (text, checked)
+        }
+        Err(message) => {
+            let findings = vec![Finding::whole_file(file, message)];
+            (
+                String::new(),
+                Checked {
+                    findings,
+                    config: None,
+                },
+            )
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(file).map_err(|e| cannot_read(&e))?.len();
+    if size > MAX_TEXT_LEN as u64 {
+        return Err(format!(
+            "the file has {size} bytes; at most {MAX_TEXT_LEN} are read"
+        ));
+    }
+    std::fs::read_to_string(file).map_err(|e| cannot_read(&e))
+}
+
+fn cannot_read(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "no such file; create it or name another with --config".to_owned()
+        }
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

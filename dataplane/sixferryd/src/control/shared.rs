@@ -1,0 +1,174 @@
+//! The control state between threads: one lock, never held while waiting, and coalesced publishing.
+//!
+//! A change becomes visible to packets when the tables are published. Many changes within a few
+//! milliseconds make one publication; who must not answer before it happened waits with
+//! [`Shared::visible`].
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use sixferry_fwd::{Ipv6Prefix, PortId, Tables};
+use tokio::sync::watch;
+
+use super::Control;
+
+/// Least time between two publications. Bounds both what an RPC waits for its acknowledgement
+/// and how often workers see new tables (cold caches) under a bulk load.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
+
+/// What the steering programs must know of the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Steered {
+    /// Covers every tunnel's prefixes.
+    pub(crate) covering: Vec<Ipv6Prefix>,
+    /// Local addresses of the tunnels.
+    pub(crate) locals: BTreeSet<Ipv4Addr>,
+}
+
+/// A neighbour that API routes need: port, VLAN, address.
+pub(crate) type Gateway = (PortId, Option<u16>, IpAddr);
+
+/// What changed besides the tables themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct News<'a> {
+    pub(crate) steered: Option<&'a Steered>,
+    /// Every gateway of the API's routes.
+    pub(crate) gateways: Option<&'a [Gateway]>,
+}
+
+/// Where finished tables go.
+pub(crate) trait Publish: Send + Sync {
+    /// Hands the tables to the workers and the news to whom they concern. Returns when all of
+    /// them use it.
+    fn publish(&self, tables: Arc<Tables>, news: News<'_>);
+}
+
+/// Why the publishing thread is awake.
+#[derive(Debug, Default)]
+struct Wake {
+    changed: bool,
+    stop: bool,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    control: Mutex<Control>,
+    instance: Arc<str>,
+    wake: Mutex<Wake>,
+    woken: Condvar,
+    /// Number of the last change the workers see.
+    published: watch::Sender<u64>,
+    /// Revision of the tunnel table the workers see.
+    revision: watch::Sender<u64>,
+    steered: Mutex<Steered>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(control: Control, instance: Arc<str>) -> Self {
+        Self {
+            control: Mutex::new(control),
+            instance,
+            wake: Mutex::default(),
+            woken: Condvar::new(),
+            published: watch::Sender::new(0),
+            revision: watch::Sender::new(0),
+            steered: Mutex::default(),
+        }
+    }
+
+    /// Random per start of the daemon.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// A bounded piece of work under the lock. Changes are published soon after.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Control) -> R) -> R {
+        let (result, changed) = {
+            let mut control = self.control.lock();
+            let before = control.change();
+            let result = work(&mut control);
+            (result, control.change() != before)
+        };
+        if changed {
+            self.wake.lock().changed = true;
+            self.woken.notify_one();
+        }
+        result
+    }
+
+    /// Waits until the workers see change number `change`.
+    pub(crate) async fn visible(&self, change: u64) {
+        let mut published = self.published.subscribe();
+        // The sender lives as long as `self`: this cannot fail.
+        let _seen = published.wait_for(|done| *done >= change).await;
+    }
+
+    /// Revisions as they become visible.
+    pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Publishes the tables as they are now.
+    pub(crate) fn publish(&self, target: &dyn Publish) {
+        let (tables, change, revision, covering, locals, gateways) = {
+            let mut control = self.control.lock();
+            let covering = control
+                .builder
+                .take_covering_changed()
+                .then(|| control.builder.covering());
+            let locals: BTreeSet<Ipv4Addr> = control.builder.local_v4().collect();
+            let tables = control.builder.snapshot();
+            let gateways = control.take_gateways();
+            let (change, revision) = (control.change(), control.revision());
+            (tables, change, revision, covering, locals, gateways)
+        };
+        let mut steered = self.steered.lock();
+        let changed = covering.is_some() || steered.locals != locals;
+        if let Some(covering) = covering {
+            steered.covering = covering;
+        }
+        steered.locals = locals;
+        let news = News {
+            steered: changed.then_some(&*steered),
+            gateways: gateways.as_deref(),
+        };
+        target.publish(tables, news);
+        drop(steered);
+        self.published.send_replace(change);
+        self.revision.send_replace(revision);
+    }
+
+    /// The publishing thread: publishes whenever there is something new, until stopped.
+    pub(crate) fn publish_changes(&self, target: &dyn Publish) {
+        loop {
+            {
+                let mut wake = self.wake.lock();
+                self.woken
+                    .wait_while(&mut wake, |wake| !wake.changed && !wake.stop);
+                if wake.stop {
+                    return;
+                }
+                wake.changed = false;
+            }
+            self.publish(target);
+            std::thread::sleep(PUBLISH_INTERVAL);
+        }
+    }
+
+    /// Ends [`Shared::publish_changes`].
+    pub(crate) fn stop_publishing(&self) {
+        self.wake.lock().stop = true;
+        self.woken.notify_all();
+    }
+}

@@ -1,0 +1,269 @@
+//! Where the netlink mirror's news go: the tables, the ports' state, the steering programs.
+
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sixferry_engine::{Publisher, Readers};
+use sixferry_fwd::{
+    NextHop, NextHopId, NextHopState, PortConfig, PortId, PortKind, PuntInfo, Route, RouteSource,
+    RouteView, Tables,
+};
+use sixferry_xsk::{AddressUse, Covering, SteerConfig};
+
+use crate::control::Control;
+use crate::control::shared::{Gateway, News, Publish, Shared, Steered};
+use crate::netlink::{HostAddresses, Mirror, MirrorSink, Prefix, TableSink};
+use crate::punt::Resolver;
+use crate::runtime::Runtime;
+
+/// Longest a publication waits for a worker to take the new tables: one that does not turn for so
+/// long is stuck, and the watchdog's business.
+const ADOPTION: Duration = Duration::from_secs(1);
+/// Every tunnel is 6in4 so far.
+const PROTO41: AddressUse = AddressUse {
+    proto41: true,
+    dedicated: false,
+};
+const PIN_TRIES: usize = 20;
+const PIN_PAUSE: Duration = Duration::from_millis(10);
+
+/// The tables as the mirror writes them, with a note of what changed about ports.
+struct MirroredTables<'a> {
+    control: &'a mut Control,
+    ports: Vec<(PortId, PortConfig)>,
+}
+
+impl TableSink for MirroredTables<'_> {
+    fn set_port(&mut self, port: PortId, config: PortConfig) {
+        self.ports.push((port, config.clone()));
+        self.control.set_port(port, Some(config));
+    }
+
+    fn remove_port(&mut self, port: PortId) {
+        self.control.set_port(port, None);
+    }
+
+    fn add_next_hop(&mut self, next_hop: NextHop) -> NextHopId {
+        self.control.builder_mut().add_next_hop(next_hop)
+    }
+
+    fn set_next_hop(&mut self, id: NextHopId, next_hop: NextHop) {
+        self.control.builder_mut().set_next_hop(id, next_hop);
+    }
+
+    fn remove_next_hop(&mut self, id: NextHopId) {
+        self.control.builder_mut().remove_next_hop(id);
+    }
+
+    fn set_route(&mut self, prefix: Prefix, source: RouteSource, route: Route) {
+        self.control.set_mirrored(prefix, source, route);
+    }
+
+    fn remove_route(&mut self, prefix: Prefix, source: RouteSource) {
+        self.control.remove_mirrored(prefix, source);
+    }
+}
+
+/// What every steering program must know, whoever found it out.
+#[derive(Debug, Default)]
+struct Wanted {
+    steered: Steered,
+    hosts: BTreeSet<Ipv6Addr>,
+}
+
+/// The steering programs of all ports.
+#[derive(Debug)]
+pub(crate) struct Steerers {
+    runtime: Arc<Runtime>,
+    wanted: Mutex<Wanted>,
+}
+
+impl Steerers {
+    pub(crate) fn new(runtime: Arc<Runtime>) -> Self {
+        Self {
+            runtime,
+            wanted: Mutex::default(),
+        }
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Wanted)) {
+        // Held while applying, so that two changes cannot overtake each other.
+        let mut wanted = self.wanted.lock();
+        edit(&mut wanted);
+        let covering: BTreeSet<Covering> = wanted
+            .steered
+            .covering
+            .iter()
+            .filter_map(|p| Covering::new(p.address(), p.len()))
+            .collect();
+        for port in &self.runtime.ports {
+            let link = port.link.read().clone();
+            let config = SteerConfig {
+                mac: link.mac,
+                tunnel_addresses: wanted
+                    .steered
+                    .locals
+                    .iter()
+                    .map(|address| (*address, PROTO41))
+                    .collect(),
+                udp_ports: BTreeSet::new(),
+                host_addresses: wanted.hosts.clone(),
+                covering: covering.clone(),
+                vlans: link.vlans.iter().copied().collect(),
+            };
+            if let Err(error) = port.steering.lock().apply(&config) {
+                tracing::error!(
+                    port = port.name,
+                    "steering: {}",
+                    crate::daemon::chain(&error)
+                );
+            }
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Sink {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) steerers: Arc<Steerers>,
+}
+
+impl MirrorSink for Sink {
+    fn with_tables(&self, edit: &mut dyn FnMut(&mut dyn TableSink)) {
+        let ports = self.shared.with(|control| {
+            let before = control.change();
+            let mut tables = MirroredTables {
+                control,
+                ports: Vec::new(),
+            };
+            edit(&mut tables);
+            let ports = tables.ports;
+            if control.change() != before {
+                control.refresh_hops();
+            }
+            ports
+        });
+        if ports.is_empty() {
+            return;
+        }
+        for (id, config) in ports {
+            let Some(port) = self.runtime.ports.iter().find(|port| port.id == id) else {
+                continue;
+            };
+            let mut link = port.link.write();
+            if let PortKind::Ethernet { mac } = config.kind {
+                link.mac = mac;
+            }
+            link.mtu = config.mtu.into();
+            link.up = config.up;
+            link.vlans = config.vlans;
+        }
+        self.steerers.change(|_| {});
+    }
+
+    fn host_addresses(&self, addresses: &HostAddresses) {
+        self.steerers
+            .change(|wanted| wanted.hosts.clone_from(&addresses.v6));
+    }
+}
+
+/// Hands finished tables to the workers, then to the steering programs: no packet is steered to a
+/// worker that does not know what to do with it.
+pub(crate) struct Target {
+    pub(crate) publisher: Mutex<Publisher>,
+    pub(crate) steerers: Arc<Steerers>,
+    pub(crate) mirror: Arc<Mirror>,
+}
+
+impl Publish for Target {
+    fn publish(&self, tables: Arc<Tables>, news: News<'_>) {
+        let (generation, readers): (u64, Readers) = {
+            let mut publisher = self.publisher.lock();
+            (publisher.store(tables), publisher.readers())
+        };
+        if !readers.wait_adopted(generation, ADOPTION) {
+            tracing::warn!(generation, "a worker does not take the new tables");
+        }
+        self.publisher.lock().collect();
+        if let Some(steered) = news.steered {
+            self.steerers
+                .change(|wanted| wanted.steered.clone_from(steered));
+        }
+        if let Some(gateways) = news.gateways {
+            self.pin(gateways);
+        }
+    }
+}
+
+impl Target {
+    /// The keeper is busy only while thousands of neighbours are asked for at once.
+    fn pin(&self, gateways: &[Gateway]) {
+        for _ in 0..PIN_TRIES {
+            if self.mirror.pin(gateways) {
+                return;
+            }
+            std::thread::sleep(PIN_PAUSE);
+        }
+        tracing::warn!("gateways of API routes are not kept resolved: too many requests");
+    }
+}
+
+/// Without ports there is nobody to tell.
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+impl Publish for Nobody {
+    fn publish(&self, _tables: Arc<Tables>, _news: News<'_>) {}
+}
+
+/// Resolves next hops for the punt thread. The mirror comes later than the thread's other parts.
+#[derive(Default)]
+pub(crate) struct MirrorResolver {
+    pub(crate) shared: OnceLock<Arc<Shared>>,
+    pub(crate) mirror: OnceLock<Arc<Mirror>>,
+}
+
+impl Resolver for MirrorResolver {
+    fn ask(&self, info: &PuntInfo) {
+        let (Some(shared), Some(mirror)) = (self.shared.get(), self.mirror.get()) else {
+            return;
+        };
+        let (Some(id), Some(address)) = (info.next_hop, info.resolve) else {
+            return;
+        };
+        let hop = shared.with(|control| control.builder().next_hop(id).copied());
+        if let Some(hop) = hop {
+            mirror.resolve_on(hop.port, hop.vlan, address);
+        }
+    }
+
+    fn settled(&self, waiting: &[PuntInfo]) -> Vec<PuntInfo> {
+        let Some(shared) = self.shared.get() else {
+            return Vec::new();
+        };
+        shared.with(|control| {
+            waiting
+                .iter()
+                .filter(|info| is_settled(control, info))
+                .copied()
+                .collect()
+        })
+    }
+}
+
+fn is_settled(control: &Control, info: &PuntInfo) -> bool {
+    let resolved = |id: NextHopId| {
+        let hop = control.builder().next_hop(id);
+        hop.is_some_and(|hop| matches!(hop.state, NextHopState::Resolved { .. }))
+    };
+    let through = info.resolve.and_then(|address| control.lookup(address));
+    let direct = match through {
+        Some((prefix, RouteView::Route(Route::NextHop(id)))) => prefix.is_host() && resolved(id),
+        _ => false,
+    };
+    direct || info.next_hop.is_some_and(resolved)
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Checks that every test docs/rfc-coverage.md names exists.
+
+A row is `| P41-nn | what | function | test | state |`. Tests are written in backquotes:
+`crate::path::name` or `tests/netns:name` for a test function, `vector:encap-*` for vectors.
+The check is by name: a test that was renamed or removed makes the row, and lint, fail.
+"""
+
+import fnmatch
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "rfc-coverage.md"
+SKIP = {"target", ".git", "corpus"}
+
+
+def crate_dirs():
+    """Library name (and last path part) -> directory of each crate."""
+    found = {}
+    for manifest in ROOT.glob("**/Cargo.toml"):
+        if SKIP & set(manifest.relative_to(ROOT).parts):
+            continue
+        name = re.search(r'^name\s*=\s*"([^"]+)"', manifest.read_text(), re.MULTILINE)
+        if name:
+            crate = name.group(1)
+            found[crate.replace("-", "_")] = manifest.parent
+            found[crate] = manifest.parent
+            found.setdefault(crate.removeprefix("sixferry-").replace("-", "_"), manifest.parent)
+    return found
+
+
+def test_functions(directory, cache={}):
+    """Names of all functions below a directory that are tests (also inside proptest!)."""
+    if directory not in cache:
+        names = set()
+        for source in directory.glob("**/*.rs"):
+            if SKIP & set(source.relative_to(directory).parts):
+                continue
+            text = source.read_text()
+            pattern = r"#\[(?:\w+::)?test\](?:\s|#\[[^\]]*\]|//[^\n]*)*(?:async\s+)?fn\s+(\w+)"
+            names.update(re.findall(pattern, text))
+        cache[directory] = names
+    return cache[directory]
+
+
+def vector_names():
+    """All names in tests/vectors/*.json, steering frames included."""
+    names = set()
+    for path in (ROOT / "tests" / "vectors").glob("**/*.json"):
+        data = json.loads(path.read_text())
+        if isinstance(data, dict):
+            for kind in ("vectors", "steering"):
+                names.update(item["name"] for item in data.get(kind, []) if "name" in item)
+    return names
+
+
+def check_test(name, crates, vectors):
+    """None when the test exists, else what is wrong."""
+    if name.startswith("vector:"):
+        pattern = name.removeprefix("vector:")
+        if not any(fnmatch.fnmatchcase(vector, pattern) for vector in vectors):
+            return f"no vector matches {pattern}"
+        return None
+    if ":" in name and "::" not in name.split(":", 1)[0] and not name.split(":", 1)[1].startswith(":"):
+        place, function = name.split(":", 1)
+        directory = ROOT / place
+    else:
+        crate, _, rest = name.partition("::")
+        if crate not in crates:
+            return f"no crate {crate}"
+        directory, function = crates[crate], rest
+    function = function.rsplit("::", 1)[-1]
+    if not directory.is_dir():
+        return f"no directory {directory.relative_to(ROOT)}"
+    if function not in test_functions(directory):
+        return f"no test function {function} in {directory.relative_to(ROOT)}"
+    return None
+
+
+def rows(text):
+    """(line number, cells) of each requirement row."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\|\s*P41-\d+\s*\|", line):
+            yield number, [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def main():
+    if not TABLE.is_file():
+        sys.exit(f"{TABLE.relative_to(ROOT)} is missing")
+    crates, vectors = crate_dirs(), vector_names()
+    problems, tests, seen = [], 0, set()
+    for number, cells in rows(TABLE.read_text()):
+        where = f"{TABLE.relative_to(ROOT)}:{number}: {cells[0]}"
+        if len(cells) != 5:
+            problems.append(f"{where}: {len(cells)} cells, a row has 5")
+            continue
+        if cells[0] in seen:
+            problems.append(f"{where}: a second row for this requirement")
+        seen.add(cells[0])
+        named = re.findall(r"`([^`]+)`", cells[3])
+        if not named and not cells[4].startswith("later"):
+            problems.append(f"{where}: names no test and is not put off (`later`)")
+        for name in named:
+            tests += 1
+            problem = check_test(name, crates, vectors)
+            if problem:
+                problems.append(f"{where}: {problem}")
+    if not seen:
+        problems.append(f"{TABLE.relative_to(ROOT)}: no requirement rows")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        sys.exit(1)
+    print(f"{len(seen)} requirements, {tests} tests named, all there")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+//! How the relay meets its interfaces: native and generic XDP, VLAN tags.
+
+use std::fs;
+use std::time::Duration;
+
+use sixferry_netns_tests::daemon::{Daemon, DaemonConfig};
+use sixferry_netns_tests::tcp::bulk;
+use sixferry_netns_tests::topology::{GUEST_INNER, HOST_V6, LabPlan, RELAY_V4, USER_V6};
+use sixferry_netns_tests::{Net, Ping, wait_until};
+use sixferry_proto::dataplane::v1::BindMode;
+
+use crate::started;
+
+const VID: u16 = 100;
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_native_mode_on_veth() {
+    mode("copy", BindMode::Copy);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_generic_mode_on_veth() {
+    mode("generic", BindMode::Generic);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn xdp_auto_mode_on_veth_says_why_it_is_not_zero_copy() {
+    let Some((daemon, _lab)) = started(&LabPlan::new(), "auto", 1280) else {
+        return;
+    };
+    for port in daemon.api().ports() {
+        assert_eq!(port.bind_mode(), BindMode::Copy, "{port:?}");
+        assert!(!port.bind_reason.is_empty(), "{port:?}");
+    }
+}
+
+fn mode(name: &str, expected: BindMode) {
+    let Some((daemon, lab)) = started(&LabPlan::new(), name, 1280) else {
+        return;
+    };
+    for port in daemon.api().ports() {
+        assert_eq!(port.bind_mode(), expected, "{port:?}");
+    }
+    let out = Ping::to(HOST_V6).count(3).from_guest(lab.guest());
+    assert!(out.complete(), "{}\n{}", out.text, daemon.log());
+    bulk(&lab.user, &lab.host, HOST_V6, 1 << 20).expect("TCP from the user");
+    bulk(&lab.host, &lab.user, USER_V6, 1 << 20).expect("TCP to the user");
+}
+
+/// Tagged both ways where the kernel has VLAN interfaces; else what needs none: a tagged packet
+/// is decapsulated (P41-65).
+#[test]
+#[ignore = "needs root"]
+fn vlan_tagged_port() {
+    let Some(lab) = LabPlan::new().guest_vlan(VID).build() else {
+        return;
+    };
+    let relay = &lab.relay;
+    let interfaces = relay.try_ip(&format!(
+        "link add link wan name wan.{VID} type vlan id {VID}"
+    ));
+    let config = DaemonConfig::default().section("[worker]\nidle = \"poll\"\npin = false");
+    let config = if interfaces {
+        relay.ip("addr flush dev wan");
+        relay.ip(&format!("addr add {RELAY_V4}/24 dev wan.{VID}"));
+        relay.ip(&format!("link set wan.{VID} up"));
+        config.port("wan", "vlans = \"auto\"")
+    } else {
+        config.port("wan", &format!("vlans = [{VID}]"))
+    };
+    let config = config.port("lan", "").tunnel("mtu = 1280");
+    let daemon = Daemon::start(relay, &config);
+    if interfaces {
+        let out = Ping::to(HOST_V6).count(3).from_guest(lab.guest());
+        assert!(out.complete(), "{}\n{}", out.text, daemon.log());
+        let back = Ping::to(GUEST_INNER).count(3).from(&lab.host);
+        assert!(back.complete(), "{}", back.text);
+    } else {
+        // Nobody answers ARP for the relay on that VLAN.
+        let mac = relay.mac("wan");
+        lab.guest().run(&format!(
+            "ip neigh replace {RELAY_V4} lladdr {mac} dev vec0.{VID} nud permanent"
+        ));
+        let before = echo_requests(&lab.host);
+        let out = Ping::to(HOST_V6).count(3).from_guest(lab.guest());
+        assert_eq!(out.sent, 3, "{}", out.text);
+        wait_until(
+            "tagged packets are decapsulated",
+            Duration::from_secs(2),
+            || echo_requests(&lab.host) >= before + 3,
+        );
+    }
+}
+
+/// ICMPv6 echo requests a namespace has received.
+fn echo_requests(net: &Net) -> u64 {
+    let table = net
+        .enter(|| fs::read_to_string("/proc/thread-self/net/snmp6"))
+        .expect("snmp6");
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("Icmp6InEchos"))
+        .expect("the counter");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
+}
