@@ -41,7 +41,7 @@ fmt: ## Format the tree
 	@cargo fmt --all
 
 docs: ## Regenerate docs/counters.md
-	@python3 scripts/counters_doc.py --write
+	@python3 -B scripts/counters_doc.py --write
 
 soak: SECONDS := 600
 soak: setup-test ## Mixed traffic for SECONDS=600, then the counter invariant to the packet (root)

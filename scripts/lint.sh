@@ -11,6 +11,6 @@ cargo clippy --locked --workspace --all-targets --features sixferry-vectors/stee
 step "licences, bans, sources"
 cargo deny --locked --log-level error check bans licenses sources
 step "docs/counters.md against the drop reasons"
-python3 scripts/counters_doc.py --check
+python3 -B scripts/counters_doc.py --check
 step "docs/rfc-coverage.md against the tests"
-python3 scripts/rfc_coverage_check.py
+python3 -B scripts/rfc_coverage_check.py

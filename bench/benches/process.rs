@@ -2,7 +2,10 @@
 //!
 //! One iteration is one pass over 8192 shuffled frames; throughput is in packets.
 
-#![allow(missing_docs, reason = "criterion's macros generate undocumented items")]
+#![allow(
+    missing_docs,
+    reason = "criterion's macros generate undocumented items"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory, Shape};

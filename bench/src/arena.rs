@@ -53,19 +53,20 @@ impl Direction {
     }
 }
 
+/// A frame lies in memory as in a umem: at a multiple of its length.
+#[derive(Clone, Debug)]
+#[repr(align(2048))]
+struct Chunk([u8; FRAME_LEN]);
+
 /// The memory of the frames.
 #[derive(Debug)]
-pub struct Memory(Vec<[u8; FRAME_LEN]>);
+pub struct Memory(Vec<Chunk>);
 
 impl Memory {
     /// All frames, touched once so that every page is there.
     #[must_use]
     pub fn new() -> Self {
-        let mut frames = vec![[0; FRAME_LEN]; FRAMES];
-        for frame in &mut frames {
-            frame.fill(0xa5);
-        }
-        Self(frames)
+        Self(vec![Chunk([0xa5; FRAME_LEN]); FRAMES])
     }
 }
 
@@ -88,8 +89,11 @@ impl<'m> Arena<'m> {
     #[must_use]
     pub fn new(memory: &'m mut Memory, seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let mut frames: Vec<&mut [u8]> =
-            memory.0.iter_mut().map(<[u8; FRAME_LEN]>::as_mut_slice).collect();
+        let mut frames: Vec<&mut [u8]> = memory
+            .0
+            .iter_mut()
+            .map(|chunk| chunk.0.as_mut_slice())
+            .collect();
         rng.shuffle(&mut frames);
         Self {
             lens: vec![0; frames.len()],

@@ -5,8 +5,17 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod corpus;
+#[cfg(feature = "e2e")]
+pub mod e2e;
+mod egress;
 pub mod frame;
+pub mod fuzz_targets;
 pub mod latency;
+pub mod mutate;
 pub mod population;
+pub mod relay;
+pub mod replay;
 pub mod rng;
+pub mod seeds;
 pub mod statistics;

@@ -203,7 +203,11 @@ fn print(report: &Report) {
         "{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "case", "ns", "q1", "q3", "min", "ratio", "MiB"
     );
-    for case in report.cases.iter().filter(|case| case.nanoseconds.rounds > 0) {
+    for case in report
+        .cases
+        .iter()
+        .filter(|case| case.nanoseconds.rounds > 0)
+    {
         let ns = &case.nanoseconds;
         println!(
             "{:<18} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.2} {:>8.1}",

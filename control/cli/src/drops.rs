@@ -11,7 +11,7 @@ use crate::args::Global;
 use crate::error::CliError;
 use crate::json::counters::{Report, Worker};
 use crate::json::{DropCount, PacketsBytes};
-use crate::output::{Column, Screen, Table};
+use crate::output::{Column, Interrupt, Screen, Table};
 use crate::{output, parse, units};
 
 #[derive(Args, Debug)]
@@ -81,12 +81,11 @@ pub(crate) async fn run(global: &Global, args: DropsArgs) -> Result<(), CliError
     let mut stream = client.stream_counters(selection, args.interval).await?;
     let mut screen = Screen::default();
     let mut before: Option<(Worker, std::time::Instant)> = None;
-    let stop = output::interrupted();
-    tokio::pin!(stop);
+    let mut stop = Interrupt::install()?;
     loop {
         let message = tokio::select! {
             message = stream.message() => message,
-            () = &mut stop => return Ok(()),
+            () = stop.wait() => return Ok(()),
         };
         let Some(answer) = message.map_err(|s| CliError::Failed(s.message().to_owned()))? else {
             return Err(CliError::Failed(

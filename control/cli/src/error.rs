@@ -45,7 +45,12 @@ impl CliError {
             error["code"] = json!(rpc.code as i32);
             error["reason"] = json!(rpc.reason);
             let fields = rpc.fields.iter();
-            let field = |f: &sixferry_client::FieldViolation| json!({ "field": f.field, "description": f.description });
+            let field = |f: &sixferry_client::FieldViolation| {
+                json!({
+                    "field": f.field,
+                    "description": f.description,
+                })
+            };
             error["fields"] = fields.map(field).collect();
             error["resource"] = json!(rpc.resource.as_ref().map(|r| json!({
                 "type": r.kind, "name": r.name, "owner": r.owner, "description": r.description,

@@ -160,11 +160,21 @@ impl Screen {
     }
 }
 
-/// Waits for Ctrl-C.
-pub(crate) async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler the default action ends the process, which is as good.
-        std::future::pending::<()>().await;
+/// Ctrl-C, caught from the moment this is made: it ends a watch cleanly.
+pub(crate) struct Interrupt(tokio::signal::unix::Signal);
+
+impl Interrupt {
+    pub(crate) fn install() -> Result<Self, CliError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let installed = signal(SignalKind::interrupt());
+        installed
+            .map(Self)
+            .map_err(|e| CliError::Failed(format!("cannot catch signals: {e}")))
+    }
+
+    /// Waits for it.
+    pub(crate) async fn wait(&mut self) {
+        self.0.recv().await;
     }
 }
 

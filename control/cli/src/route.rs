@@ -185,6 +185,7 @@ async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
         let Some(page) = pages.next().await? else {
             break;
         };
+        let mut text = String::new();
         for entry in page.items {
             if shown == limit {
                 more = true;
@@ -193,13 +194,14 @@ async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
             shown += 1;
             let route = shape::Route::from(entry);
             if global.json {
-                let text = serde_json::to_string(&route).map_err(std::io::Error::other)?;
-                output::write(format!("{separator}\n{text}").as_bytes())?;
+                let object = serde_json::to_string(&route).map_err(std::io::Error::other)?;
+                text.push_str(&format!("{separator}\n{object}"));
                 separator = ",";
             } else {
                 add_row(&mut table, &route);
             }
         }
+        output::write(text.as_bytes())?;
     }
     if global.json {
         let open = if shown == 0 { separator } else { "\n" };

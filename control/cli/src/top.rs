@@ -8,7 +8,7 @@ use sixferry_client::api;
 use crate::args::Global;
 use crate::error::CliError;
 use crate::json::counters::Report;
-use crate::output::{Column, Screen, Table};
+use crate::output::{Column, Interrupt, Screen, Table};
 use crate::{output, parse, units};
 
 #[derive(Args, Debug)]
@@ -76,14 +76,13 @@ pub(crate) async fn run(global: &Global, args: TopArgs) -> Result<(), CliError> 
     }
     let mut stream = client.stream_counters(selection, args.interval).await?;
     let mut screen = Screen::default();
-    let stop = output::interrupted();
-    tokio::pin!(stop);
+    let mut stop = Interrupt::install()?;
     // The first message has nothing to compare with.
     let mut first = true;
     loop {
         let message = tokio::select! {
             message = stream.message() => message,
-            () = &mut stop => return Ok(()),
+            () = stop.wait() => return Ok(()),
         };
         let Some(answer) = message.map_err(|s| CliError::Failed(s.message().to_owned()))? else {
             return Err(CliError::Failed(

@@ -115,7 +115,14 @@ impl Client {
         F: Fn(Channel, Request<T>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let backoff = Backoff::default();
+        // Long enough for a connection to come back, short enough for somebody who waits.
+        let backoff = Backoff {
+            longest: Duration::from_millis(500),
+            attempts: 6,
+            ..Backoff::default()
+        };
+        // Says more than that the time is over.
+        let mut last = None;
         let attempts = async {
             let mut attempt = 0;
             loop {
@@ -128,6 +135,7 @@ impl Client {
                         let Some(wait) = backoff.delay(attempt) else {
                             return Err(error);
                         };
+                        last = Some(error);
                         tokio::time::sleep(wait).await;
                     }
                     result => return result,
@@ -136,10 +144,10 @@ impl Client {
         };
         match tokio::time::timeout(self.timeout, attempts).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Deadline {
+            Err(_) => Err(last.unwrap_or(Error::Deadline {
                 call: name,
                 after: self.timeout,
-            }),
+            })),
         }
     }
 

@@ -175,8 +175,19 @@ pub struct Precondition {
 impl RpcError {
     pub(crate) fn from_status(call: &'static str, status: &Status) -> Self {
         let details = status.get_error_details();
-        let broken = std::error::Error::source(status).is_some();
-        Self::build(call, status.code(), status.message(), &details, broken)
+        let mut message = status.message().to_owned();
+        let mut source = std::error::Error::source(status);
+        let broken = source.is_some();
+        let mut innermost = None;
+        while let Some(cause) = source {
+            innermost = Some(cause.to_string());
+            source = cause.source();
+        }
+        // "transport error" alone tells nobody anything.
+        if let Some(cause) = innermost.filter(|cause| !message.contains(cause)) {
+            message = format!("{message}: {cause}");
+        }
+        Self::build(call, status.code(), &message, &details, broken)
     }
 
     pub(crate) fn from_failure(call: &'static str, status: &tonic_types::pb::Status) -> Self {
@@ -370,6 +381,8 @@ mod tests {
         assert!(!Error::rpc("X", &Status::aborted("")).is_transient());
         let mut broken = Status::unknown("transport error");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
-        assert!(Error::rpc("X", &broken).is_transient());
+        let error = Error::rpc("X", &broken);
+        assert!(error.is_transient());
+        assert_eq!(error.to_string(), "X: UNKNOWN: transport error: reset");
     }
 }

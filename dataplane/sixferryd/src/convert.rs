@@ -546,6 +546,18 @@ pub(crate) fn worker_counters(worker: Option<u32>, now: &CounterSnapshot) -> pb:
     }
 }
 
+/// The tables write the link into the middle of a link-local address (`link_scoped`); readers see
+/// the address, and the link as the next hop's port.
+fn unscoped(prefix: Prefix) -> Prefix {
+    match prefix.addr() {
+        IpAddr::V6(a) if a.is_unicast_link_local() => {
+            let bits = u128::from(a) & (0x3ff_u128 << 118 | u128::from(u64::MAX));
+            Prefix::of(Ipv6Addr::from(bits).into(), prefix.len()).unwrap_or(prefix)
+        }
+        _ => prefix,
+    }
+}
+
 /// A route as a message.
 pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route {
     let (action, tunnel) = match entry.route {
@@ -578,7 +590,7 @@ pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route 
         }
     });
     pb::Route {
-        destination: Some(prefix_message(entry.prefix)),
+        destination: Some(prefix_message(unscoped(entry.prefix))),
         origin: origin.into(),
         owner: entry.owner.as_deref().unwrap_or_default().to_owned(),
         action: action.into(),
@@ -586,5 +598,20 @@ pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route 
         tunnel_id: tunnel.unwrap_or_default().to_owned(),
         generation: entry.generation.into(),
         stale: entry.stale,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixferry_fwd::{PortId, link_scoped};
+
+    use super::*;
+
+    #[test]
+    fn a_scoped_link_local_address_is_shown_plain() {
+        let plain: Ipv6Addr = "fe80::940f:b1ff:fe2b:e1ca".parse().expect("an address");
+        let scoped = Prefix::host(link_scoped(plain, PortId(1), 100).into());
+        assert_ne!(scoped.addr(), IpAddr::from(plain));
+        assert_eq!(unscoped(scoped), Prefix::host(plain.into()));
     }
 }

@@ -24,8 +24,6 @@ pub(crate) struct LinkState {
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) vlans: Vec<u16>,
-    /// Address, prefix length, VLAN (0: untagged).
-    pub(crate) addresses: Vec<(IpAddr, u8, u16)>,
 }
 
 /// One interface.
@@ -80,6 +78,8 @@ pub(crate) struct Runtime {
     pub(crate) workers: Vec<WorkerView>,
     pub(crate) ports: Vec<PortView>,
     pub(crate) slow_path: Arc<SlowPathCounters>,
+    /// Addresses of the host, whatever interface they are on.
+    pub(crate) hosts: RwLock<Vec<IpAddr>>,
     /// How idle workers wait.
     pub(crate) idle: &'static str,
 }

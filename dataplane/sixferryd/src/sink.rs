@@ -1,7 +1,7 @@
 //! Where the netlink mirror's news go: the tables, the ports' state, the steering programs.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -166,6 +166,9 @@ impl MirrorSink for Sink {
     }
 
     fn host_addresses(&self, addresses: &HostAddresses) {
+        let v4 = addresses.v4.iter().copied().map(IpAddr::from);
+        let v6 = addresses.v6.iter().copied().map(IpAddr::from);
+        *self.runtime.hosts.write() = v4.chain(v6).collect();
         self.steerers
             .change(|wanted| wanted.hosts.clone_from(&addresses.v6));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::api::Api;
-use crate::net::Net;
+use crate::net::{Net, scratch};
 use crate::process::{Guarded, exit_code};
 use crate::topology::{GUEST_V4, LINK_PREFIX, Lab, RELAY_INNER, RELAY_V4, RELAY_V6, USER_PREFIX};
 use crate::wait::wait_for;
@@ -110,10 +110,7 @@ impl DaemonConfig {
 /// When none can be made.
 #[must_use]
 pub fn home() -> TempDir {
-    let home = tempfile::Builder::new()
-        .prefix("sixt-daemon-")
-        .tempdir()
-        .expect("a directory");
+    let home = scratch("daemon");
     fs::create_dir(home.path().join("state")).expect("the state directory");
     home
 }

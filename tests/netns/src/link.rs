@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::net::Net;
+use crate::net::{Net, scratch};
 use crate::process::succeed;
 
 /// A veth pair to be made.
@@ -109,7 +109,7 @@ char terms[] __attribute__((section("license"), used)) = "GPL";
 /// # Panics
 /// When it cannot be compiled or attached.
 pub fn attach_foreign_xdp(net: &Net, interface: &str) {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = scratch("xdp");
     let (source, object) = (dir.path().join("pass.c"), dir.path().join("pass.o"));
     fs::write(&source, PASS).expect("the source");
     let mut clang = Command::new("clang");

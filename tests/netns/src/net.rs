@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
 
 use crate::process::{output, succeed};
 
@@ -188,24 +189,23 @@ fn join(handle: &File) {
         .unwrap_or_else(|error| panic!("entering a namespace (needs root): {error}"));
 }
 
-/// Removes what a killed test process left: namespaces named after a process that is gone, and
-/// the processes inside them, which only that test can have started.
+/// A directory of this test; removed on drop.
+///
+/// # Panics
+/// When none can be made.
+#[must_use]
+pub fn scratch(role: &str) -> TempDir {
+    let prefix = format!("{PREFIX}-{}-{role}-", std::process::id());
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir()
+        .expect("a directory")
+}
+
+/// Removes what a killed test process left: namespaces and directories named after a process that
+/// is gone, and the processes inside them, which only that test can have started.
 fn sweep_stale() {
-    let Ok(entries) = fs::read_dir("/run/netns") else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let mut parts = name.split('-');
-        let owner = (parts.next() == Some(PREFIX))
-            .then(|| parts.next())
-            .flatten();
-        let Some(owner) = owner.and_then(|pid| pid.parse::<u32>().ok()) else {
-            continue;
-        };
-        if Path::new(&format!("/proc/{owner}")).exists() {
-            continue;
-        }
+    for name in stale("/run/netns".as_ref()) {
         let inside = output(Command::new("ip").args(["netns", "pids", &name]));
         for pid in String::from_utf8_lossy(&inside.stdout).split_whitespace() {
             if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
@@ -213,5 +213,42 @@ fn sweep_stale() {
             }
         }
         let _ = output(Command::new("ip").args(["netns", "del", &name]));
+    }
+    let scratch = std::env::temp_dir();
+    for name in stale(&scratch) {
+        let _ = fs::remove_dir_all(scratch.join(name));
+    }
+}
+
+/// Entries of a directory that carry our prefix and the id of a process that is gone.
+fn stale(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| owner(name).is_some_and(is_gone))
+        .collect()
+}
+
+/// The process id in `sixt-PID-...`.
+fn owner(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix(PREFIX)?.strip_prefix('-')?;
+    rest.split('-').next()?.parse().ok()
+}
+
+fn is_gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_gone, owner};
+
+    #[test]
+    fn only_our_names_have_an_owner() {
+        assert_eq!(owner("sixt-123-0-user"), Some(123));
+        assert_eq!(owner("sixt-123-guest-Ab3"), Some(123));
+        assert_eq!(owner("sixties-1"), None);
+        assert_eq!(owner("sixt-user"), None);
+        assert!(!is_gone(std::process::id()));
     }
 }

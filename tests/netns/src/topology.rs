@@ -84,6 +84,7 @@ pub struct LabPlan {
     guest: bool,
     guest_vlan: Option<u16>,
     keep_tx_offload: bool,
+    queues: u32,
 }
 
 impl LabPlan {
@@ -97,6 +98,7 @@ impl LabPlan {
             guest: true,
             guest_vlan: None,
             keep_tx_offload: false,
+            queues: 1,
         }
     }
 
@@ -142,6 +144,13 @@ impl LabPlan {
         self
     }
 
+    /// Queues of the relay's interfaces.
+    #[must_use]
+    pub fn queues(mut self, queues: u32) -> Self {
+        self.queues = queues;
+        self
+    }
+
     /// Builds it; `None` when a guest is wanted, cannot be had and is not required.
     ///
     /// # Panics
@@ -155,7 +164,10 @@ impl LabPlan {
         user.ip("link add br4 type bridge stp_state 0 forward_delay 0");
         user.ip("link set br4 up");
         user.ip(&format!("addr add {PLAIN_V4}/24 dev br4"));
-        Veth::between(&relay, "wan", &user, "uplink").build();
+        let queues = self.queues;
+        Veth::between(&relay, "wan", &user, "uplink")
+            .queues(queues)
+            .build();
         user.ip("link set uplink master br4");
         relay.ip(&format!("addr add {RELAY_V4}/24 dev wan"));
 
@@ -168,7 +180,9 @@ impl LabPlan {
                 "wan"
             }
             Arms::Two => {
-                let veth = Veth::between(&relay, "lan", &host, "eth0").mtu(self.lan_mtu);
+                let veth = Veth::between(&relay, "lan", &host, "eth0")
+                    .mtu(self.lan_mtu)
+                    .queues(queues);
                 if self.keep_tx_offload {
                     veth.keep_tx_offload().build()
                 } else {

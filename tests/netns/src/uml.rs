@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::link::no_offload;
-use crate::net::Net;
+use crate::net::{Net, scratch};
 use crate::process::{Guarded, succeed};
 use crate::wait::wait_for;
 
@@ -88,10 +88,7 @@ impl UmlGuest {
     /// When it does not come up; with its console.
     #[must_use]
     pub fn boot(net: &Net, cards: &[Card], setup: &str) -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("sixt-guest-")
-            .tempdir()
-            .expect("a directory");
+        let root = scratch("guest");
         furnish(root.path(), cards.len(), setup);
         let mut words = vec![
             KERNEL.to_owned(),

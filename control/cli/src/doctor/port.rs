@@ -281,6 +281,11 @@ fn offloads(link: &Link, settings: &Settings, bound: Option<&Port>) -> Check {
             format!("{name} is on and cannot be switched off: it {harm}"),
             "use no VLANs on this interface",
         ),
+        Some((name @ "rx-gro-hw", _, harm)) => Check::warn(
+            "offloads",
+            format!("{name} is on and cannot be switched off by hand: it {harm}"),
+            "some drivers (virtio_net) do it themselves when XDP is attached: look again then",
+        ),
         Some((name, _, harm)) => Check::fail(
             "offloads",
             format!("{name} is on and cannot be switched off: it {harm}"),

@@ -171,19 +171,23 @@ async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
         };
         total = page.total.unwrap_or_default();
         let room = usize::try_from(limit - shown).unwrap_or(usize::MAX);
+        let mut text = String::new();
         for entry in page.items.into_iter().take(room) {
             shown += 1;
             let tunnel = Tunnel::from(entry);
-            if args.jsonl {
-                output::json_line(&tunnel)?;
-            } else if global.json {
-                let text = serde_json::to_string(&tunnel).map_err(std::io::Error::other)?;
-                output::write(format!("{separator}\n{text}").as_bytes())?;
-                separator = ",";
-            } else {
+            if !json {
                 table.add(&tunnel);
+                continue;
+            }
+            let object = serde_json::to_string(&tunnel).map_err(std::io::Error::other)?;
+            if args.jsonl {
+                text.push_str(&format!("{object}\n"));
+            } else {
+                text.push_str(&format!("{separator}\n{object}"));
+                separator = ",";
             }
         }
+        output::write(text.as_bytes())?;
     }
     if args.jsonl {
         return Ok(());

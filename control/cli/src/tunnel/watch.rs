@@ -7,7 +7,7 @@ use sixferry_client::WatchEvent;
 use crate::args::Global;
 use crate::error::CliError;
 use crate::json::tunnel::Tunnel;
-use crate::output;
+use crate::output::{self, Interrupt};
 
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
@@ -22,14 +22,13 @@ pub(crate) struct WatchArgs {
 pub(super) async fn run(global: &Global, args: &WatchArgs) -> Result<(), CliError> {
     let client = global.connect().await?;
     let mut watch = client.watch_tunnels(args.owner.as_deref());
-    let stop = output::interrupted();
-    tokio::pin!(stop);
+    let mut stop = Interrupt::install()?;
     // A snapshot after a reset tells what changed meanwhile, so it is always shown.
     let mut quiet = args.changes_only;
     loop {
         let event = tokio::select! {
             event = watch.next() => event?,
-            () = &mut stop => return Ok(()),
+            () = stop.wait() => return Ok(()),
         };
         let hide = quiet && matches!(event, WatchEvent::Upserted(_));
         quiet &= !matches!(event, WatchEvent::SnapshotDone { .. });

@@ -1,5 +1,7 @@
 //! PortService.
 
+use std::net::IpAddr;
+
 use sixferry_engine::PortQueueStats;
 use sixferry_proto::dataplane::v1 as pb;
 use sixferry_proto::dataplane::v1::port_service_server::PortService;
@@ -75,13 +77,24 @@ impl Api {
             .ok_or_else(|| Error::PortNotFound(name.to_owned()))
     }
 
+    fn local_addresses(&self, port: &PortView) -> Vec<pb::LocalAddress> {
+        let hosts = self.runtime.hosts.read().clone();
+        self.shared.with(|control| {
+            let on_port = |address: &IpAddr| {
+                let (id, vlan, length) = control.connected(*address)?;
+                (id == port.id).then(|| pb::LocalAddress {
+                    address: ip_bytes(*address),
+                    prefix_length: length.into(),
+                    vlan_id: vlan.into(),
+                })
+            };
+            hosts.iter().filter_map(on_port).collect()
+        })
+    }
+
     fn port_message(&self, port: &PortView) -> pb::Port {
         let link = port.link.read().clone();
-        let address = |(address, length, vlan)| pb::LocalAddress {
-            address: ip_bytes(address),
-            prefix_length: u8::into(length),
-            vlan_id: u16::into(vlan),
-        };
+        let local_addresses = self.local_addresses(port);
         // Without its counters the port is still worth showing.
         let steering = port.steering.lock().counters().map_or_else(
             |_| Vec::new(),
@@ -108,7 +121,7 @@ impl Api {
             mtu: link.mtu,
             up: link.up,
             vlan_ids: link.vlans.into_iter().map(u32::from).collect(),
-            local_addresses: link.addresses.into_iter().map(address).collect(),
+            local_addresses,
             steering,
             counters: Some(queue_counters(&total(
                 self.runtime.queues(port.id).map(|(_, s)| s),

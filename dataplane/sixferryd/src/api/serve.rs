@@ -20,6 +20,7 @@ use super::Api;
 use super::accept::bounded;
 use super::deadline::RequireDeadline;
 use crate::config::TcpConfig;
+use crate::daemon::chain;
 
 /// Longest a unary call may take; streams last as long as both sides like.
 const MAX_CALL: Duration = Duration::from_secs(120);
@@ -100,9 +101,14 @@ pub(crate) fn tls(config: &TcpConfig) -> Result<ServerTlsConfig, ServeError> {
     };
     let identity = Identity::from_pem(read(&config.cert)?, read(&config.key)?);
     let clients = Certificate::from_pem(read(&config.client_ca)?);
-    Ok(ServerTlsConfig::new()
+    let tls = ServerTlsConfig::new()
         .identity(identity)
-        .client_ca_root(clients))
+        .client_ca_root(clients);
+    // Tried here, where a mistake still stops the start.
+    builder()
+        .tls_config(tls.clone())
+        .map_err(|error| ServeError::Tls(chain(&error)))?;
+    Ok(tls)
 }
 
 /// Serves the API on a unix socket until `stop` resolves.

@@ -391,3 +391,14 @@ fn a_plan_names_what_changes_and_what_must_wait() {
     assert_eq!(plan.restart_required, ["log.format"]);
     assert_eq!(Plan::between(&old, &old), Plan::default());
 }
+
+#[test]
+fn the_example_passes_and_shows_every_default() {
+    let text = include_str!("../../dataplane.example.toml");
+    let example = good(&text.replace("# address =", "address ="));
+    assert_eq!(example.tunnels.len(), 1);
+    // Without the sections of the site it is what an empty file means.
+    let site = text.find("# --- your site").expect("the marker");
+    let rest = good(&text[..site]);
+    assert_eq!(rest, good(""));
+}

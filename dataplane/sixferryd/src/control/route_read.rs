@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use sixferry_fwd::{NextHop, NextHopState, Route, RouteView};
+use sixferry_fwd::{NextHop, NextHopState, PortId, Route, RouteView};
 
 use super::Control;
 use super::routes::{Action, ApiRoute, Origin};
@@ -120,6 +120,22 @@ impl Control {
                 Some((Prefix::of(p.address().into(), p.len())?, view))
             }
         }
+    }
+
+    /// The connected prefix an address of the host lies in, if a port leads there: port, VLAN (0:
+    /// untagged) and length of the prefix.
+    pub(crate) fn connected(&self, address: IpAddr) -> Option<(PortId, u16, u8)> {
+        let longest = if address.is_ipv4() { 31 } else { 127 };
+        (0..=longest).rev().find_map(|len| {
+            let prefix = Prefix::of(address, len)?;
+            let route = self.routes.mirrored.get(&(prefix, Origin::Kernel))?;
+            let Route::NextHop(id) = route else {
+                return None;
+            };
+            let hop = self.builder.next_hop(*id)?;
+            let direct = hop.state == NextHopState::OnLink;
+            direct.then_some((hop.port, hop.vlan.unwrap_or(0), len))
+        })
     }
 
     /// The listing's entry for what a lookup found.

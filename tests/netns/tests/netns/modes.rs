@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use sixferry_netns_tests::api::balance;
 use sixferry_netns_tests::daemon::{Daemon, DaemonConfig};
 use sixferry_netns_tests::tcp::bulk;
 use sixferry_netns_tests::topology::{GUEST_INNER, HOST_V6, LabPlan, RELAY_V4, USER_V6};
@@ -48,6 +49,27 @@ fn mode(name: &str, expected: BindMode) {
     assert!(out.complete(), "{}\n{}", out.text, daemon.log());
     bulk(&lab.user, &lab.host, HOST_V6, 1 << 20).expect("TCP from the user");
     bulk(&lab.host, &lab.user, USER_V6, 1 << 20).expect("TCP to the user");
+}
+
+/// One worker per queue; packets of a flow come in on the queue of the CPU that sent them.
+#[test]
+#[ignore = "needs root"]
+fn two_queues_two_workers() {
+    let plan = LabPlan::new().queues(2);
+    let Some((daemon, lab)) = started(&plan, "auto", 1280) else {
+        return;
+    };
+    assert_eq!(daemon.api().info().expect("an answer").worker_count, 2);
+    let out = Ping::to(HOST_V6).count(3).from_guest(lab.guest());
+    assert!(out.complete(), "{}\n{}", out.text, daemon.log());
+    for _ in 0..3 {
+        bulk(&lab.user, &lab.host, HOST_V6, 2 << 20).expect("TCP from the user");
+        bulk(&lab.host, &lab.user, USER_V6, 2 << 20).expect("TCP to the user");
+    }
+    let report = daemon.api().counters();
+    assert_eq!(report.workers.len(), 2);
+    let total = balance(&report);
+    assert!(total.forwarded > 5000, "{total:?}");
 }
 
 /// Tagged both ways where the kernel has VLAN interfaces; else what needs none: a tagged packet

@@ -100,7 +100,7 @@ fn assert_ports_agree(daemon: &Daemon, report: &CounterReport) {
     let mut seen = (0, 0);
     let agreed = wait_for(Duration::from_secs(5), || {
         let ports = daemon.api().ports();
-        let counters = || ports.iter().filter_map(|port| port.counters.clone());
+        let counters = || ports.iter().filter_map(|port| port.counters);
         seen = (
             counters().map(|port| packets(port.received)).sum(),
             counters().map(|port| packets(port.sent)).sum(),

@@ -362,3 +362,16 @@ async fn tunnel_prefixes_win_and_syncs_sweep_routes() {
         .await
         .expect_err("both are gone");
 }
+
+#[tokio::test]
+async fn an_address_belongs_to_the_port_of_its_connected_prefix() {
+    let (daemon, _) = started().await;
+    let connected = |text: &str| daemon.shared.with(|control| control.connected(ip(text)));
+    assert_eq!(connected("2001:db8:f::9"), Some((PortId(0), 0, 64)));
+    assert_eq!(connected("2001:db8:e::9"), None);
+    assert_eq!(
+        connected("192.0.2.1"),
+        None,
+        "a default route connects nothing"
+    );
+}

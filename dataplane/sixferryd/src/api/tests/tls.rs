@@ -65,6 +65,16 @@ async fn tcp_needs_a_certificate_of_ours_and_a_deadline() {
         key: file("key.pem", &key),
         client_ca: file("ca.pem", &ours.pem()),
     };
+    let swapped = TcpConfig {
+        cert: config.key.clone(),
+        ..config.clone()
+    };
+    let refused = serve::tls(&swapped).expect_err("a key is no certificate");
+    let text = refused.to_string();
+    assert!(
+        text.starts_with("api.tcp: ") && text.ends_with("; check cert, key and client_ca"),
+        "{text}"
+    );
     let listener = serve::bind_tcp(&config).await.expect("binds");
     let port = listener.local_addr().expect("bound").port();
     let tls = serve::tls(&config).expect("reads");

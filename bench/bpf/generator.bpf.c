@@ -1,0 +1,72 @@
+/* Traffic source for live frames (BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES): writes the
+ * headers of each frame anew, for its page may have been through a device under test before, gives
+ * it the addresses of its flow and redirects it out of an interface. */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define HEADER_WORDS 7 /* up to the hop limit of the inner header, the last field relays change */
+
+const volatile __u32 egress;        /* interface index */
+const volatile __u32 tunnelled;     /* 1: 6in4, 0: plain IPv6 */
+const volatile __u32 flow_mask;     /* number of flows less 1; a power of two less 1 */
+const volatile __u32 first_peer;    /* IPv4 address of the first flow's tunnel, host order */
+const volatile __u32 checksum_base; /* sum of the IPv4 header without source and checksum */
+const volatile __u64 header[HEADER_WORDS];
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} sent SEC(".maps");
+
+/* Bits 80 to 111 of an address: the /48 of the flow. */
+static __always_inline void set_prefix(struct in6_addr *address, __u32 flow)
+{
+	address->s6_addr16[1] = bpf_htons(flow >> 16);
+	address->s6_addr16[2] = bpf_htons(flow & 0xffff);
+}
+
+SEC("xdp")
+int sixferry_generate(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0;
+	__u64 *number = bpf_map_lookup_elem(&sent, &zero);
+
+	if (!number || data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 8 > end)
+		return XDP_ABORTED;
+	/* an odd multiplier visits every flow, in an order no prefetcher follows */
+	__u32 flow = ((__u32)(*number)++ * 2654435761u >> 7) & flow_mask;
+	__u64 *words = data;
+#pragma unroll
+	for (int i = 0; i < HEADER_WORDS; i++)
+		words[i] = header[i];
+	if (tunnelled) {
+		struct iphdr *outer = data + sizeof(struct ethhdr);
+		struct ipv6hdr *inner = (void *)(outer + 1);
+
+		if ((void *)(inner + 1) > end)
+			return XDP_ABORTED;
+		__u32 source = first_peer + flow;
+		__u32 sum = checksum_base + (source >> 16) + (source & 0xffff);
+
+		sum = (sum & 0xffff) + (sum >> 16);
+		sum = (sum & 0xffff) + (sum >> 16);
+		outer->saddr = bpf_htonl(source);
+		outer->check = bpf_htons((__u16)~sum);
+		set_prefix(&inner->saddr, flow);
+	} else {
+		struct ipv6hdr *packet = data + sizeof(struct ethhdr);
+
+		set_prefix(&packet->daddr, flow);
+	}
+	return bpf_redirect(egress, 0);
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,137 @@
+//! Medians, quartiles and paired ratios of all rounds.
+
+use super::trial::{Test, Trial};
+use crate::statistics::{Summary, ratios};
+use serde::Serialize;
+use std::fmt;
+
+/// Two tests whose ratio means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The one that is judged.
+    pub test: &'static str,
+    /// The yardstick.
+    pub yardstick: &'static str,
+}
+
+/// A test's rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    name: &'static str,
+    text: &'static str,
+    mpps: Summary,
+    trials: Vec<Trial>,
+}
+
+/// A ratio over the rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ratio {
+    test: &'static str,
+    yardstick: &'static str,
+    ratio: Summary,
+}
+
+/// The result of a bench.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    kernel: String,
+    frame_len: usize,
+    rounds: usize,
+    /// Trials in which the generator lacked CPU time in spite of repetition.
+    unsound: usize,
+    tests: Vec<Line>,
+    ratios: Vec<Ratio>,
+}
+
+impl Report {
+    /// Sums up `trials[test][round]`.
+    #[must_use]
+    pub fn new(frame_len: usize, tests: &[Test], trials: &[Vec<Trial>], pairs: &[Pair]) -> Self {
+        let mpps = |name: &str| {
+            let at = tests.iter().position(|test| test.name == name)?;
+            let own = trials.get(at)?;
+            Some(own.iter().map(|trial| trial.mpps).collect::<Vec<_>>())
+        };
+        let lines = tests.iter().zip(trials).map(|(test, own)| Line {
+            name: test.name,
+            text: test.text,
+            mpps: Summary::of(&mpps(test.name).unwrap_or_default()),
+            trials: own.clone(),
+        });
+        let ratios = pairs.iter().filter_map(|pair| {
+            Some(Ratio {
+                test: pair.test,
+                yardstick: pair.yardstick,
+                ratio: Summary::of(&ratios(&mpps(pair.test)?, &mpps(pair.yardstick)?)),
+            })
+        });
+        Self {
+            kernel: kernel(),
+            frame_len,
+            rounds: trials.first().map_or(0, Vec::len),
+            unsound: trials
+                .iter()
+                .flatten()
+                .filter(|trial| !trial.is_sound())
+                .count(),
+            tests: lines.collect(),
+            ratios: ratios.collect(),
+        }
+    }
+}
+
+fn kernel() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} rounds, frames of {} bytes, Linux {}",
+            self.rounds, self.frame_len, self.kernel
+        )?;
+        writeln!(
+            f,
+            "{:<14} {:>7} {:>7} {:>7}  what",
+            "Mpps", "median", "q1", "q3"
+        )?;
+        for line in &self.tests {
+            let Summary {
+                median,
+                lower_quartile,
+                upper_quartile,
+                ..
+            } = line.mpps;
+            writeln!(
+                f,
+                "{:<14} {median:>7.3} {lower_quartile:>7.3} {upper_quartile:>7.3}  {}",
+                line.name, line.text
+            )?;
+        }
+        writeln!(
+            f,
+            "{:<28} {:>7} {:>7} {:>7}",
+            "ratio in a round", "median", "q1", "q3"
+        )?;
+        for line in &self.ratios {
+            writeln!(
+                f,
+                "{:<28} {:>7.2} {:>7.2} {:>7.2}",
+                format!("{} / {}", line.test, line.yardstick),
+                line.ratio.median,
+                line.ratio.lower_quartile,
+                line.ratio.upper_quartile
+            )?;
+        }
+        if self.unsound > 0 {
+            writeln!(
+                f,
+                "in {} trials the generator lacked CPU time",
+                self.unsound
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! Prefixes from text.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| sixferry_bench::fuzz_targets::prefix(data));

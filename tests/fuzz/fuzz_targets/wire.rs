@@ -1,0 +1,7 @@
+//! Every parser of `wire`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| sixferry_bench::fuzz_targets::wire(data));
