@@ -27,7 +27,13 @@ pub fn config(file: &VectorFile) -> SteerConfig {
     let covering = prefixes.filter_map(|text| text.parse::<sixferry_fwd::Ipv6Prefix>().ok());
     SteerConfig {
         mac: [0; 6],
-        tunnel_addresses: BTreeMap::from([(TUNNEL, AddressUse { proto41: true, dedicated: false })]),
+        tunnel_addresses: BTreeMap::from([(
+            TUNNEL,
+            AddressUse {
+                proto41: true,
+                dedicated: false,
+            },
+        )]),
         udp_ports: BTreeSet::from([(TUNNEL, UDP_PORT)]),
         host_addresses: BTreeSet::from([HOST]),
         covering: covering
