@@ -11,7 +11,7 @@ use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::Span;
 use crate::tables::record::TunnelRecord;
-use crate::tables::{Tables, Target, outer_key};
+use crate::tables::{NextHopRecord, Tables, Target, outer_key};
 use crate::verdict::{PuntReason, Verdict};
 use sixferry_wire::{checksum, icmpv4, icmpv6, ipv4, ipv6};
 
@@ -192,7 +192,7 @@ fn advertise(
 ) -> Result<Verdict, Stop> {
     const ROUTER: u8 = 0x80;
     const SOLICITED: u8 = 0x40;
-    let way = allowed(context, Origin::Tunnel(id), DropReason::NdInvalid)?;
+    let way = allowed(context, Origin::Tunnel(id), DropReason::NdInvalid, 0)?;
     let end = span.start + ipv6::HEADER_LEN + NS_LEN;
     let repr = ipv6::Repr {
         payload_len: u16::try_from(NS_LEN).unwrap_or(u16::MAX),
@@ -227,7 +227,7 @@ fn echo(
     span: Span,
     origin: Origin,
 ) -> Result<Verdict, Stop> {
-    let way = allowed(context, origin, DropReason::HostPortAbsent)?;
+    let way = allowed(context, origin, DropReason::HostPortAbsent, span.len())?;
     let header = packet
         .array_mut::<{ ipv6::HEADER_LEN }>(span.start)
         .ok_or(DropReason::V6Truncated)?;
@@ -251,17 +251,26 @@ fn echo(
     icmp_error::back(context, packet, origin, &way, span)
 }
 
-/// The way back, if the answer rate allows it.
+/// The way back for an answer of `len` bytes, if it fits and the answer rate allows it.
 fn allowed(
     context: &mut Context<'_>,
     origin: Origin,
     reason: DropReason,
-) -> Result<crate::tables::NextHopRecord, Stop> {
+    len: usize,
+) -> Result<NextHopRecord, Stop> {
     let way = icmp_error::way_back(context, origin, reason)?;
-    let tunnel = match origin {
-        Origin::Tunnel(id) => Some(id),
-        Origin::Native { .. } => None,
+    let (tunnel, mtu) = match origin {
+        Origin::Tunnel(id) => {
+            let mtu = context.tables.tunnel(id).map_or(0, |record| record.mtu);
+            let link = usize::from(way.mtu).saturating_sub(ipv4::HEADER_LEN);
+            (Some(id), link.min(usize::from(mtu)))
+        }
+        Origin::Native { .. } => (None, usize::from(way.mtu)),
     };
+    // a peer may send more than its tunnel takes back; there is nobody to tell
+    if len > mtu {
+        return Err(DropReason::V6TooBig.into());
+    }
     let limits = context.tables.settings().answers;
     if context.local.answers.allow(&limits, tunnel, context.now) {
         Ok(way)

@@ -43,6 +43,8 @@ pub(crate) struct Parsed {
     /// Pass two: what the FIB says of both addresses (the source only on the native side).
     pub(crate) src_target: u32,
     pub(crate) dst_target: u32,
+    /// Pass two: what the IPv4 FIB says of the far end of the tunnel the packet leaves by.
+    pub(crate) remote_target: Option<u32>,
 }
 
 impl Parsed {
@@ -58,6 +60,7 @@ impl Parsed {
         tunnel: None,
         src_target: 0,
         dst_target: 0,
+        remote_target: None,
     };
 
     const fn bad(reason: DropReason) -> Self {

@@ -29,12 +29,23 @@ pub(crate) fn decap(
     let tables = context.tables;
     let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     let mut len = 0;
-    let result = exit(context, packet, parsed, id, record, &mut len);
+    let mut unusual = false;
+    let result = exit(context, packet, parsed, id, record, &mut len, &mut unusual);
+    // a punted packet comes back and is counted then
+    let over = !matches!(result, Err(Stop::Punt(..)));
+    if unusual && over {
+        context.local.counters.ecn_unusual = context.local.counters.ecn_unusual.wrapping_add(1);
+    }
     if let Some(counters) = tables.counters(context.local.worker, id) {
         match result {
             Ok(_) => counters.decapsulated(len),
+            // the tunnel the packet was to leave by has counted that one itself
+            Err(Stop::Drop(DropReason::TunnelDown)) if record.has(record::UP) => {}
             Err(Stop::Drop(reason)) if reason.per_tunnel() => counters.dropped(reason),
             Err(_) => {}
+        }
+        if unusual && over {
+            record::add32(&counters.ecn_unusual);
         }
     }
     // whoever holds or answers the packet wants to know whose it is
@@ -58,6 +69,7 @@ fn exit(
     id: TunnelId,
     record: &TunnelRecord,
     len: &mut usize,
+    unusual: &mut bool,
 ) -> Result<Verdict, Stop> {
     let tables = context.tables;
     if !record.has(record::UP) {
@@ -110,7 +122,7 @@ fn exit(
     if is_rh0 {
         return Err(DropReason::Rh0.into());
     }
-    let class = merge_class(context, packet, parsed, id, record, class)?;
+    let class = merge_class(packet, parsed, record, class, unusual)?;
     loops(context, packet, span, id, dst, target)?.map_or_else(
         || {
             encap::forward(
@@ -122,6 +134,7 @@ fn exit(
                     dst,
                     target,
                     class,
+                    remote: parsed.remote_target,
                 },
             )
         },
@@ -138,30 +151,29 @@ fn owns_source(tables: &Tables, id: TunnelId, record: &TunnelRecord, src: u128) 
         return true;
     }
     (owns || record.has(record::MORE))
-        && Target::decode(tables.fib6().lookup(src)).tunnel() == Some(id)
+        && match Target::decode(tables.fib6().lookup(src)) {
+            Target::Tunnel(owner) | Target::TunnelLink(owner) => owner == id,
+            // our own address on the link is nobody else's
+            _ => false,
+        }
 }
 
-/// The traffic class to forward, if it differs from the one inside.
+/// The traffic class to forward, if it differs from the one inside; notes combinations that RFC 6040
+/// marks as unused.
 #[inline]
 fn merge_class(
-    context: &Context<'_>,
     packet: &Packet<'_>,
     parsed: &Parsed,
-    id: TunnelId,
     record: &TunnelRecord,
     inner: u8,
+    unusual: &mut bool,
 ) -> Result<Option<u8>, Stop> {
     let outer = packet
         .from(parsed.l3)
         .first_chunk()
         .map_or(0, |b| ipv4::Header(b).tos());
     let merged = ecn::merge(inner, outer);
-    let counters = || context.tables.counters(context.local.worker, id);
-    if merged.map_or(true, |(_, unusual)| unusual)
-        && let Some(counters) = counters()
-    {
-        record::add32(&counters.ecn_unusual);
-    }
+    *unusual = merged.map_or(true, |(_, unusual)| unusual);
     let (ecn, _) = merged?;
     let dscp = if record.has(record::DSCP_DECAP_COPY) {
         outer & 0xfc

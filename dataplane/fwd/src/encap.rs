@@ -28,6 +28,8 @@ pub(crate) struct Transit {
     pub(crate) target: Target,
     /// Traffic class to write, when the tunnel exit changes it.
     pub(crate) class: Option<u8>,
+    /// What pass two found of the route to the tunnel's far end.
+    pub(crate) remote: Option<u32>,
 }
 
 /// A packet from the native side.
@@ -86,6 +88,7 @@ pub(crate) fn from_native(
             dst,
             target,
             class: None,
+            remote: parsed.remote_target,
         },
     )
 }
@@ -164,13 +167,17 @@ fn into_tunnel(
         parameter: 0,
     };
     let Some(record) = tables.tunnel(id).filter(|r| r.has(record::UP)) else {
-        if let Some(counters) = tables.counters(context.local.worker, id) {
-            counters.dropped(DropReason::TunnelDown);
-        }
         let reason = DropReason::TunnelDown;
-        return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
+        let result = icmp_error::send(context, packet, span, origin, address_unreachable, reason);
+        // the tunnel that is down counts the packet only when nobody was told
+        if matches!(result, Err(Stop::Drop(DropReason::TunnelDown)))
+            && let Some(counters) = tables.counters(context.local.worker, id)
+        {
+            counters.dropped(reason);
+        }
+        return result;
     };
-    let hop = match rewrite::outer_hop(tables, record) {
+    let hop = match rewrite::outer_hop(tables, record, transit.remote) {
         Err(Stop::Drop(reason @ (DropReason::V4NoRoute | DropReason::PortDown))) => {
             return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
         }

@@ -128,7 +128,7 @@ pub(crate) fn way_back(
     match origin {
         Origin::Tunnel(id) => {
             let record = tables.tunnel(id).ok_or(reason)?;
-            rewrite::outer_hop(tables, record).copied()
+            rewrite::outer_hop(tables, record, None).copied()
         }
         Origin::Native {
             source: Target::NextHop(id),

@@ -5,7 +5,7 @@ use crate::classify::{Kind, Parsed};
 use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::prefix::link_scoped;
-use crate::tables::{Tables, Target};
+use crate::tables::{Tables, Target, key4};
 use arrayvec::ArrayVec;
 use sixferry_wire::ipv6;
 use std::net::Ipv6Addr;
@@ -25,10 +25,41 @@ pub(crate) fn lookup(
         }
     }
     addresses(parsed, packets, tables);
-    for p in parsed.iter().filter(|p| p.kind == Kind::Native) {
-        if let Some(id) = Target::decode(p.dst_target).tunnel() {
+    for p in parsed.iter() {
+        if let Some(id) = egress(p) {
             tables.prefetch_tunnel(id, worker);
         }
+    }
+    remotes(parsed, tables);
+}
+
+/// The tunnel a packet leaves by, if it does.
+#[inline]
+fn egress(p: &Parsed) -> Option<TunnelId> {
+    match (p.kind, Target::decode(p.dst_target)) {
+        (Kind::Outer | Kind::Native, Target::Tunnel(id) | Target::TunnelLink(id)) => Some(id),
+        _ => None,
+    }
+}
+
+/// IPv4 routes to the far ends of the tunnels that packets leave by.
+#[inline]
+fn remotes(parsed: &mut [Parsed], tables: &Tables) {
+    let mut keys = ArrayVec::<u128, BATCH_MAX>::new();
+    let mut found = [0u32; BATCH_MAX];
+    for p in parsed.iter_mut() {
+        if let Some(record) = egress(p).and_then(|id| tables.tunnel(id)) {
+            _ = keys.try_push(key4(u32::from_be_bytes(record.remote)));
+            p.remote_target = Some(0);
+        }
+    }
+    if keys.is_empty() {
+        return;
+    }
+    tables.fib4().lookup_all(&keys, &mut found);
+    let mut results = found.iter().copied();
+    for p in parsed.iter_mut().filter(|p| p.remote_target.is_some()) {
+        p.remote_target = results.next();
     }
 }
 

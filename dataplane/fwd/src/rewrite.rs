@@ -50,16 +50,20 @@ pub(crate) fn usable(
     Err(Stop::Punt(PuntReason::NextHopUnresolved, info))
 }
 
-/// The next hop towards a tunnel's far end.
+/// The next hop towards a tunnel's far end; `known` is what pass two found of its route.
 #[inline]
 pub(crate) fn outer_hop<'t>(
     tables: &'t Tables,
     record: &TunnelRecord,
+    known: Option<u32>,
 ) -> Result<&'t NextHopRecord, Stop> {
-    match tables.route4(record.remote) {
+    let route = known.map_or_else(|| tables.route4(record.remote), Target::decode);
+    // RFC 6324: the packet would come straight back to us
+    if route == Target::Local || tables.is_tunnel_local(record.remote) {
+        return Err(DropReason::LoopSelf.into());
+    }
+    match route {
         Target::NextHop(id) => usable(tables, id, IpAddr::V4(Ipv4Addr::from(record.remote))),
-        // RFC 6324: the packet would come straight back to us
-        Target::Local => Err(DropReason::LoopSelf.into()),
         Target::Blackhole => Err(DropReason::V6Blackhole.into()),
         _ => Err(DropReason::V4NoRoute.into()),
     }

@@ -10,7 +10,7 @@ use sixferry_fwd::{
     TunnelLink, TunnelSpec, Verdict, WorkerCounters, link_scoped, process,
 };
 use sixferry_wire::ether;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Our hardware address.
@@ -39,8 +39,8 @@ pub struct Outcome {
 }
 
 impl Harness {
-    /// Sets a relay up. UDP tunnels are left out, dynamic-MTU tunnels become static ones of their MTU:
-    /// the runner skips the vectors that depend on either.
+    /// Sets a relay up. A UDP tunnel only claims its prefixes, a dynamic-MTU tunnel stays at the path
+    /// MTU it starts with: the runner skips the vectors that need more of either.
     ///
     /// # Errors
     /// Says which field of the configuration cannot be used.
@@ -86,7 +86,7 @@ impl Harness {
             RouteSource::Kernel,
             hop,
         );
-        for tunnel in config.tunnels.iter().filter(|t| t.encap == "6in4") {
+        for tunnel in &config.tunnels {
             let spec = spec(tunnel).map_err(|e| format!("tunnel {}: {e}", tunnel.id))?;
             builder
                 .insert_tunnel(&spec)
@@ -191,6 +191,15 @@ fn spec(tunnel: &TunnelConfig) -> Result<TunnelSpec, String> {
         }),
         _ => None,
     };
+    let udp = tunnel.encap == "udp";
+    // RFC 4213 section 3.2.2: below 1300 the tunnel falls back to 1280 without DF
+    let (mtu, mtu_mode) = match (tunnel.mtu_mode.as_str(), tunnel.path_mtu) {
+        ("dynamic", Some(path)) if path >= 1300 => (path - 20, MtuMode::Managed),
+        ("dynamic", Some(_)) => (1280, MtuMode::Static),
+        ("static" | "dynamic", _) => (tunnel.mtu, MtuMode::Static),
+        ("managed", _) => (tunnel.mtu, MtuMode::Managed),
+        (other, _) => return Err(format!("mtu_mode `{other}`")),
+    };
     Ok(TunnelSpec {
         prefixes: tunnel
             .prefixes
@@ -199,12 +208,8 @@ fn spec(tunnel: &TunnelConfig) -> Result<TunnelSpec, String> {
             .collect::<Result<_, _>>()?,
         link,
         link_local: tunnel.link_local_addr,
-        mtu: tunnel.mtu,
-        mtu_mode: match tunnel.mtu_mode.as_str() {
-            "static" | "dynamic" => MtuMode::Static,
-            "managed" => MtuMode::Managed,
-            other => return Err(format!("mtu_mode `{other}`")),
-        },
+        mtu,
+        mtu_mode,
         ttl: match &tunnel.ttl {
             serde_json::Value::String(text) if text == "inherit" => Ttl::Inherit,
             value => Ttl::Fixed(
@@ -229,7 +234,17 @@ fn spec(tunnel: &TunnelConfig) -> Result<TunnelSpec, String> {
             other => return Err(format!("ecn `{other}`")),
         },
         strict_source: tunnel.strict_inner_source,
-        up: tunnel.up,
-        ..TunnelSpec::new(tunnel.local, tunnel.remote)
+        up: tunnel.up && !udp,
+        // protocol 41 from a UDP tunnel's peer must find no tunnel
+        ..TunnelSpec::new(
+            tunnel.local,
+            if udp { claim(tunnel.id) } else { tunnel.remote },
+        )
     })
+}
+
+/// A remote address nobody sends from, for a tunnel that only claims its prefixes.
+fn claim(id: u32) -> Ipv4Addr {
+    let [.., high, low] = id.to_be_bytes();
+    Ipv4Addr::new(100, 127, high, low)
 }

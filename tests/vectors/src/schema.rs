@@ -56,6 +56,9 @@ pub struct TunnelConfig {
     pub mtu_mode: String,
     /// Inner MTU.
     pub mtu: u16,
+    /// Path MTU a dynamic tunnel starts with.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
     /// A number or `inherit`.
     pub ttl: serde_json::Value,
     /// `fixed:n` or `copy`.

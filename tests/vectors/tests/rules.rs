@@ -135,6 +135,7 @@ fn unusual_ecn_is_counted_per_tunnel() {
     }
     let totals = relay.builder.tunnel_counters(relay.a).expect("tunnel");
     assert_eq!(totals.ecn_unusual, 3);
+    assert_eq!(relay.local.counters().ecn_unusual, 3);
     assert_eq!(totals.drops, [(DropReason::EcnCeOnNotEct, 1)]);
     assert_eq!((totals.in_packets, totals.in_bytes), (3, 3 * 56));
 }
@@ -1062,4 +1063,56 @@ fn kernel_route_hidden_by_a_tunnel_comes_back() {
     relay.publish();
     let sent = relay.native(&udp(HOST, USER_B, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6Blackhole));
+}
+
+#[test]
+fn echo_reply_larger_than_the_tunnel_is_not_sent() {
+    let mut relay = Relay::new();
+    relay.change(relay.a, |spec| spec.mtu = 1280);
+    let mut message = vec![128, 0, 0, 0, 0, 1, 0, 1];
+    message.resize(1400, 0x5a);
+    let sent = relay.tunnelled(REMOTE_A, &icmp(USER_A, LINK_A, 64, &message));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6TooBig));
+    message.truncate(1280 - 40);
+    let sent = relay.tunnelled(REMOTE_A, &icmp(USER_A, LINK_A, 64, &message));
+    assert_eq!(sent.verdict, Verdict::Answer(OUTSIDE));
+}
+
+#[test]
+fn remote_end_that_is_another_tunnels_local_address_is_a_loop() {
+    let mut relay = Relay::new();
+    let second = Ipv4Addr::new(198, 51, 100, 2);
+    let crossed = TunnelSpec {
+        prefixes: vec![prefix("2001:db8:300::/48")],
+        ..TunnelSpec::new(LOCAL, second)
+    };
+    relay.builder.insert_tunnel(&crossed).expect("tunnel");
+    let other = TunnelSpec::new(second, Ipv4Addr::new(192, 0, 2, 50));
+    relay.builder.insert_tunnel(&other).expect("tunnel");
+    relay.publish();
+    let sent = relay.native(&udp(HOST, "2001:db8:300::1", 64, 8));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
+}
+
+#[test]
+fn down_tunnel_counts_only_packets_nobody_was_told_about() {
+    let mut relay = Relay::new();
+    relay.change(relay.b, |spec| spec.up = false);
+    relay.tunnelled(REMOTE_A, &udp(USER_A, USER_B, 64, 8));
+    let told = relay.builder.tunnel_counters(relay.b).expect("tunnel");
+    assert!(told.drops.is_empty(), "{told:?}");
+    let error = icmp(USER_A, USER_B, 64, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    let sent = relay.tunnelled(REMOTE_A, &error);
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::TunnelDown));
+    let egress = relay.builder.tunnel_counters(relay.b).expect("tunnel");
+    assert_eq!(egress.drops, [(DropReason::TunnelDown, 1)]);
+    let arrival = relay.builder.tunnel_counters(relay.a).expect("tunnel");
+    assert!(arrival.drops.is_empty(), "{arrival:?}");
+}
+
+#[test]
+fn own_link_address_is_nobodys_source() {
+    let mut relay = Relay::new();
+    let sent = relay.tunnelled(REMOTE_A, &udp(LINK_A, HOST, 64, 8));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::InnerSrcSpoof));
 }

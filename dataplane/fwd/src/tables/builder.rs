@@ -166,7 +166,7 @@ impl TablesBuilder {
         self.next_hops.set(id.index(), record);
     }
 
-    /// Takes a next hop out. Routes that still name it act as if its interface were down.
+    /// Takes a next hop out. Remove the routes that name it first: its id is used again.
     pub fn remove_next_hop(&mut self, id: NextHopId) {
         if let Some(slot) = self.hops.get_mut(id.index())
             && slot.take().is_some()
@@ -184,8 +184,14 @@ impl TablesBuilder {
 
     // --- routes ---
 
-    /// Sets what one source says about an IPv6 prefix. A route into a tunnel ends with the tunnel.
+    /// Sets what one source says about an IPv6 prefix. A route into a tunnel ends with the tunnel;
+    /// into one that does not exist it is ignored.
     pub fn set_route6(&mut self, prefix: Ipv6Prefix, source: RouteSource, route: Route) {
+        if let Route::Tunnel(id) = route
+            && self.tunnel(id).is_none()
+        {
+            return;
+        }
         self.remove_route6(prefix, source);
         let sources = self.routes6.entry(prefix).or_default();
         if let Some(slot) = sources.get_mut(source as usize) {
@@ -403,7 +409,19 @@ impl TablesBuilder {
     pub fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), TableError> {
         let spec = self.tunnel(id).ok_or(TableError::NoSuchTunnel)?;
         for prefix in self.tunnel_routes.remove(&id.0).unwrap_or_default() {
-            self.remove_route6(prefix, RouteSource::Api);
+            for source in [
+                RouteSource::Api,
+                RouteSource::Neighbour,
+                RouteSource::Kernel,
+            ] {
+                let route = self
+                    .routes6
+                    .get(&prefix)
+                    .and_then(|s| s.get(source as usize));
+                if route.copied().flatten() == Some(Route::Tunnel(id)) {
+                    self.remove_route6(prefix, source);
+                }
+            }
         }
         self.outer
             .remove(outer::key(spec.local.octets(), spec.remote.octets()));
@@ -484,14 +502,14 @@ impl TablesBuilder {
             totals.in_bytes = totals.in_bytes.wrapping_sub(base.in_bytes);
             totals.out_packets = totals.out_packets.wrapping_sub(base.out_packets);
             totals.out_bytes = totals.out_bytes.wrapping_sub(base.out_bytes);
-            totals.ecn_unusual = totals.ecn_unusual.wrapping_sub(base.ecn_unusual);
+            totals.ecn_unusual = totals.ecn_unusual.saturating_sub(base.ecn_unusual);
             for (reason, count) in &mut totals.drops {
                 let before = base
                     .drops
                     .iter()
                     .find(|(r, _)| r == reason)
                     .map_or(0, |(_, n)| *n);
-                *count = count.wrapping_sub(before);
+                *count = count.saturating_sub(before);
             }
             totals.drops.retain(|(_, count)| *count != 0);
         }

@@ -23,7 +23,10 @@ pub(crate) struct Covering {
 }
 
 impl Covering {
-    pub(crate) fn new(pools: Vec<Ipv6Prefix>) -> Self {
+    /// Of more pools than half the limit the rest is left out: what they would cover is counted like
+    /// any other prefix.
+    pub(crate) fn new(mut pools: Vec<Ipv6Prefix>) -> Self {
+        pools.truncate(LIMIT / 2);
         Self {
             level: 0,
             counts: HashMap::new(),

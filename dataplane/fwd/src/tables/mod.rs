@@ -179,6 +179,19 @@ impl Tables {
     }
 
     #[inline]
+    pub(crate) const fn fib4(&self) -> &Lpm {
+        &self.fib4
+    }
+
+    /// Whether a tunnel ends at this IPv4 address of ours.
+    #[inline]
+    pub(crate) fn is_tunnel_local(&self, address: [u8; 4]) -> bool {
+        self.local_v4
+            .binary_search(&u32::from_be_bytes(address))
+            .is_ok()
+    }
+
+    #[inline]
     pub(crate) fn route4(&self, address: [u8; 4]) -> Target {
         Target::decode(self.fib4.lookup(key4(u32::from_be_bytes(address))))
     }
@@ -202,7 +215,7 @@ pub(crate) const fn default_link_local(local: [u8; 4]) -> u128 {
 
 /// An IPv4 address as the key of a 128-bit table.
 #[inline]
-const fn key4(address: u32) -> u128 {
+pub(crate) const fn key4(address: u32) -> u128 {
     (address as u128) << 96
 }
 

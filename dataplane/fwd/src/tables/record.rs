@@ -150,10 +150,11 @@ pub(crate) fn add64(counter: &AtomicU64, n: u64) {
     );
 }
 
+/// As [`add64`]; stays at the top rather than begin again.
 #[inline]
 pub(crate) fn add32(counter: &AtomicU32) {
     counter.store(
-        counter.load(Ordering::Relaxed).wrapping_add(1),
+        counter.load(Ordering::Relaxed).saturating_add(1),
         Ordering::Relaxed,
     );
 }
