@@ -63,6 +63,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
     fn reference(data: &[u8]) -> u16 {
         let mut total = 0u32;
         for pair in data.chunks(2) {
