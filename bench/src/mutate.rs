@@ -6,8 +6,9 @@
 use crate::relay::{CheckedRelay, PACKET_MAX, Received, TUN};
 use crate::rng::Rng;
 use crate::seeds::{Seed, fix_ipv4_checksum, plans, seeds};
-use sixferry_fwd::{BATCH_MAX, CounterSnapshot, PortId};
+use sixferry_fwd::{BATCH_MAX, CounterSnapshot, PortId, Verdict};
 use sixferry_wire::ether;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Values that parsers get wrong.
 const ODD: [u16; 12] = [0, 1, 7, 8, 19, 20, 39, 40, 0x7fff, 0x8000, 0xfffe, 0xffff];
@@ -19,6 +20,9 @@ pub struct Run {
     pub sent: u64,
     /// What became of them.
     pub counters: CounterSnapshot,
+    /// Digest of every verdict and every byte that left: two builds that agree on it for the same
+    /// seed treat these packets alike.
+    pub digest: u64,
 }
 
 /// Sends `count` mutated packets, spread over relays of different plans.
@@ -33,6 +37,7 @@ pub fn run(count: u64, seed: u64) -> Run {
     let mut run = Run::default();
     let mut systematic = systematic(&seeds);
     let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut digest = DefaultHasher::new();
     while run.sent < count {
         let room = usize::try_from(count - run.sent).unwrap_or(usize::MAX);
         let len = (1 + rng.below(BATCH_MAX)).min(room);
@@ -44,9 +49,20 @@ pub fn run(count: u64, seed: u64) -> Run {
         let at = rng.below(relays.len());
         // limiters refill, slowly enough that some packets find them empty
         relays[at].wait(rng.bits() % 10_000_000);
-        relays[at].send(&batch, |_, _| {});
+        relays[at].send(&batch, |verdict, bytes| {
+            std::mem::discriminant(&verdict).hash(&mut digest);
+            match verdict {
+                Verdict::Tx(port) | Verdict::Answer(port) => {
+                    digest.write_u8(port.0);
+                    digest.write(bytes);
+                }
+                Verdict::Punt(reason) => digest.write_usize(reason.index()),
+                Verdict::Drop(reason) => digest.write_usize(reason.index()),
+            }
+        });
         run.sent += batch.len() as u64;
     }
+    run.digest = digest.finish();
     run.counters = relays
         .iter()
         .fold(CounterSnapshot::default(), |sum, relay| {
@@ -173,7 +189,7 @@ fn fix_checksum(packet: &mut Received) {
 mod tests {
     use super::*;
     use crate::population::OUTSIDE;
-    use sixferry_fwd::{DropReason, Verdict};
+    use sixferry_fwd::DropReason;
 
     #[test]
     fn every_seed_is_treated_as_its_name_says() {
@@ -211,9 +227,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_counters() {
-        assert_eq!(run(20_000, 5).counters, run(20_000, 5).counters);
-        assert_ne!(run(90_000, 5).counters, run(90_000, 6).counters);
+    fn the_same_seed_gives_the_same_run() {
+        let (one, again, other) = (run(20_000, 5), run(20_000, 5), run(20_000, 6));
+        assert_eq!((one.counters, one.digest), (again.counters, again.digest));
+        assert_ne!(one.digest, other.digest);
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn main() {
         counters.punted.packets,
         counters.dropped().packets,
     );
+    println!("digest of what became of them: {:016x}", run.digest);
     for reason in DropReason::ALL {
         let count = counters.drops_for(*reason).packets;
         if count > 0 {

@@ -103,6 +103,5 @@ async fn a_million_tunnels() {
         "re-synced in {again:?}, committed in {:?}; {end} MiB resident",
         begin.elapsed()
     );
-    assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(end < 600, "{end} MiB");
 }
