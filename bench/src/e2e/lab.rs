@@ -3,7 +3,7 @@
 use super::role::{READY, Reading};
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
-use crate::population::{LOCAL, NATIVE};
+use crate::population::LOCAL;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -102,7 +102,8 @@ impl Lab {
             format!("neigh add 198.18.1.2 lladdr {inside} dev dut1 nud permanent"),
             format!("neigh add 2001:db8:2::2 lladdr {inside} dev dut1 nud permanent"),
             "route add 10.64.0.0/10 via 198.18.1.2".to_owned(),
-            format!("-6 route add {NATIVE}/128 via 2001:db8:2::2"),
+            // the native side's /48 (RFC 5180): a host route would be a longer walk than a relay's
+            "-6 route add 2001:2::/48 via 2001:db8:2::2".to_owned(),
         ] {
             ip(Device, &words)?;
         }
