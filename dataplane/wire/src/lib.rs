@@ -18,8 +18,10 @@
 
 pub mod checksum;
 pub mod describe;
+pub mod embed;
 pub mod ether;
 pub mod icmpv4;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod udp;
