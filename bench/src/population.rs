@@ -135,6 +135,7 @@ pub fn local() -> Local {
         seed: 1,
         ip_id: IpId::Counter,
         shared: Arc::new(WorkerCounters::new()),
+        dry_run: false,
     })
 }
 

@@ -333,6 +333,7 @@ impl CheckedRelay {
                 seed: 0,
                 ip_id: IpId::Counter,
                 shared: Arc::new(WorkerCounters::new()),
+                dry_run: false,
             }),
             now: Ticks(1),
             frames: vec![[0; FRAME_LEN]; BATCH_MAX],

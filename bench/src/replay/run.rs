@@ -132,6 +132,7 @@ impl Replay {
             seed,
             ip_id,
             shared: Arc::new(WorkerCounters::new()),
+            dry_run: false,
         });
         Ok(Self {
             tables: builder.snapshot(),

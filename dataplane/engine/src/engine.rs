@@ -84,6 +84,7 @@ impl Engine {
                     seed: config.seed,
                     ip_id: config.ip_id,
                     shared: Arc::clone(shared),
+                    dry_run: false,
                 }),
                 punt,
                 inject,

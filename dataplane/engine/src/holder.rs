@@ -211,7 +211,7 @@ mod tests {
         PuntInfo {
             next_hop: Some(NextHopId(1)),
             resolve: Some(address(n)),
-            tunnel: None,
+            ..PuntInfo::default()
         }
     }
 
@@ -296,8 +296,7 @@ mod tests {
         queue.hold(&info(1), packet(1, 4));
         let other = PuntInfo {
             next_hop: Some(NextHopId(2)),
-            resolve: None,
-            tunnel: None,
+            ..PuntInfo::default()
         };
         queue.hold(&other, packet(3, 3));
         let released = queue.release_next_hop(NextHopId(1));

@@ -340,8 +340,8 @@ pub(crate) fn icmp4(
     }
     let key = outer_key(error.quoted.src(), error.quoted.dst());
     let id = tables
-        .outer()
-        .lookup(key)
+        .index()
+        .tunnel41(key)
         .ok_or(DropReason::Icmp4NoTunnel)?;
     // RFC 5927: a forger who knows the addresses still has to guess an inner destination
     if let Some(inner) = error.payload.first_chunk::<{ ipv6::HEADER_LEN }>() {

@@ -1,6 +1,6 @@
 //! Up to [`BATCH_MAX`] packets and what became of them.
 
-use crate::id::{NextHopId, TunnelId};
+use crate::id::{NextHopId, PortId, TunnelId};
 use crate::packet::Packet;
 use crate::verdict::Verdict;
 use arrayvec::ArrayVec;
@@ -16,8 +16,10 @@ pub struct PuntInfo {
     pub next_hop: Option<NextHopId>,
     /// The neighbour to resolve.
     pub resolve: Option<IpAddr>,
-    /// The tunnel the packet came by.
+    /// The tunnel the packet came by, or leaves by if it is too big.
     pub tunnel: Option<TunnelId>,
+    /// Where a packet that is too big leaves.
+    pub egress: Option<PortId>,
 }
 
 /// A batch of packets. After [`process`](crate::process) every packet has one verdict.

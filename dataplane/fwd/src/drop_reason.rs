@@ -132,11 +132,15 @@ drop_reasons! {
     EthVlan, "ETH_VLAN", "link", false, "VLAN tag this port does not accept";
     PortDown, "PORT_DOWN", "link", false, "the port is unknown or down";
     V4Protocol, "V4_PROTOCOL", "outer", false, "outer protocol is none the relay handles";
-    V4Fragment, "V4_FRAGMENT", "fragments", false, "fragment of an outer packet; this version does not reassemble";
+    V4Fragment, "V4_FRAGMENT", "fragments", false, "fragment of an outer packet, and reassembly is off";
     V4TooBig, "V4_TOO_BIG", "outer", false, "the outer packet exceeds the egress link's MTU";
     HostPortAbsent, "HOST_PORT_ABSENT", "lookup", false, "for the relay host itself, which has no host port";
     V6Blackhole, "V6_BLACKHOLE", "lookup", false, "the route says discard";
     V4NoRoute, "V4_NO_ROUTE", "lookup", false, "no IPv4 route to the tunnel's remote address";
+    V4Denied, "V4_DENIED", "outer address", false, "outer address on the domain's list of refused addresses";
+    EndpointUnknown, "ENDPOINT_UNKNOWN", "UDP", false, "the UDP tunnel's peer has not been heard yet";
+    ProbeReply, "PROBE_REPLY", "ECN, ND", false, "echo reply or neighbour advertisement to an address of the relay (not an error)";
+    Dhcpv6Invalid, "DHCPV6_INVALID", "ECN, ND", false, "sent to the DHCPv6 servers' address, but not to their port";
 }
 
 #[cfg(test)]

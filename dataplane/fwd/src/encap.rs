@@ -147,9 +147,11 @@ pub(crate) fn forward(
         }
         Target::Blackhole => Err(DropReason::V6Blackhole.into()),
         Target::Prohibit => no_route(context, packet, icmpv6::CODE_PROHIBITED),
-        Target::NoRoute | Target::Unreachable | Target::TunnelAddress(_) | Target::Local => {
-            no_route(context, packet, icmpv6::CODE_NO_ROUTE)
-        }
+        Target::NoRoute
+        | Target::Unreachable
+        | Target::TunnelAddress(_)
+        | Target::Domain(_)
+        | Target::Local => no_route(context, packet, icmpv6::CODE_NO_ROUTE),
     }
 }
 

@@ -25,6 +25,7 @@ mod decap;
 mod drop_reason;
 mod ecn;
 mod encap;
+mod event;
 mod icmp_error;
 mod id;
 mod limiter;
@@ -40,14 +41,16 @@ mod verdict;
 pub use batch::{BATCH_MAX, Batch, PuntInfo};
 pub use counters::{CounterSnapshot, PacketsBytes, WorkerCounters};
 pub use drop_reason::DropReason;
+pub use event::{EVENTS_MAX, Event};
 pub use id::{NextHopId, PortId, Ticks, TunnelId};
 pub use local::{IpId, Local, LocalConfig};
 pub use packet::{FRAME_LEN, HEADROOM, Packet};
 pub use prefix::{Ipv4Prefix, Ipv6Prefix, ParsePrefixError, link_scoped};
 pub use process::process;
 pub use tables::{
-    Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions, PortConfig, PortKind,
-    RateLimits, Route, RouteSource, RouteView, Settings, TableError, Tables, TablesBuilder, Ttl,
-    TunnelLink, TunnelSpec, TunnelTotals,
+    DomainKind, DomainSpec, Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions,
+    PortConfig, PortKind, RateLimits, Rebind, Route, RouteSource, RouteView, Settings, SixRdRole,
+    SixToFourRole, TableError, Tables, TablesBuilder, Ttl, TunnelLink, TunnelSpec, TunnelTotals,
+    UdpEncap, Urpf,
 };
 pub use verdict::{PuntReason, Verdict};

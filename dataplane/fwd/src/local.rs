@@ -2,8 +2,10 @@
 
 use crate::counters::{CounterSnapshot, WorkerCounters};
 use crate::drop_reason::DropReason;
+use crate::event::{EVENTS_MAX, Event};
 use crate::limiter::Limiter;
 use crate::verdict::{PuntReason, Verdict};
+use arrayvec::ArrayVec;
 use std::sync::Arc;
 
 /// Where the ID of outer packets without DF comes from.
@@ -30,6 +32,8 @@ pub struct LocalConfig {
     pub ip_id: IpId,
     /// Where the counters are published.
     pub shared: Arc<WorkerCounters>,
+    /// Leaves no trace: no tunnel counter moves and nothing is learnt. For trying a packet out.
+    pub dry_run: bool,
 }
 
 /// One worker's counters, and rate limits.
@@ -44,6 +48,9 @@ pub struct Local {
     next_id: u16,
     id_step: u16,
     seed: u64,
+    events: ArrayVec<Event, EVENTS_MAX>,
+    events_lost: u64,
+    pub(crate) dry_run: bool,
 }
 
 impl Local {
@@ -56,17 +63,23 @@ impl Local {
             seed,
             ip_id,
             shared,
+            dry_run,
         } = config;
         Self {
-            worker,
+            // no counters there
+            worker: if dry_run { usize::MAX } else { worker },
             errors: Limiter::new(workers),
             answers: Limiter::new(workers),
             counters: CounterSnapshot::default(),
             shared,
             ip_id,
             next_id: u16::try_from(worker % 0x1_0000).unwrap_or(0),
-            id_step: u16::try_from(workers.clamp(1, 0xffff)).unwrap_or(1),
+            // a divisor of the circle, or after a round one worker walks in another's steps
+            id_step: u16::try_from(workers.clamp(1, 0x8000).next_power_of_two()).unwrap_or(1),
             seed,
+            events: ArrayVec::new(),
+            events_lost: 0,
+            dry_run,
         }
     }
 
@@ -125,6 +138,26 @@ impl Local {
             *count = count.wrapping_sub(1);
         }
         self.drop_packet(DropReason::PuntLimit, len);
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        if self.events.try_push(event).is_err() {
+            self.events_lost = self.events_lost.wrapping_add(1);
+        }
+    }
+
+    /// Takes what was noticed since the last call; after each batch.
+    #[inline]
+    pub fn take_events(&mut self, f: impl FnMut(Event)) {
+        if !self.events.is_empty() {
+            self.events.drain(..).for_each(f);
+        }
+    }
+
+    /// How many events were left out because a batch had more than [`EVENTS_MAX`].
+    #[must_use]
+    pub const fn events_lost(&self) -> u64 {
+        self.events_lost
     }
 
     /// The counters as of now.

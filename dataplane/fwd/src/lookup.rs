@@ -19,7 +19,7 @@ pub(crate) fn lookup(
     worker: usize,
 ) {
     for p in parsed.iter_mut().filter(|p| p.kind == Kind::Outer) {
-        p.tunnel = tables.outer().lookup(p.key);
+        p.tunnel = tables.index().tunnel41(p.key);
         if let Some(id) = p.tunnel {
             tables.prefetch_tunnel(TunnelId(id), worker);
         }

@@ -53,7 +53,7 @@ pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: T
     for packet in &batch.packets {
         let p = classify(packet, tables);
         if p.kind == Kind::Outer {
-            tables.outer().prefetch(p.key);
+            tables.index().prefetch41(p.key);
         }
         // as many as there are packets
         _ = parsed.try_push(p);

@@ -45,7 +45,7 @@ pub(crate) fn usable(
     let info = PuntInfo {
         next_hop: Some(id),
         resolve,
-        tunnel: None,
+        ..PuntInfo::default()
     };
     Err(Stop::Punt(PuntReason::NextHopUnresolved, info))
 }

@@ -10,7 +10,8 @@ pub enum Verdict {
     Tx(PortId),
     /// Send by this port: an answer or error built in the packet's place.
     Answer(PortId),
-    /// Hand to the slow path, unchanged.
+    /// Hand to the slow path: unchanged but for [`PuntReason::HostDelivery`] and
+    /// [`PuntReason::OuterTooBig`].
     Punt(PuntReason),
     /// Discard.
     Drop(DropReason),
@@ -57,7 +58,9 @@ punt_reasons! {
     NextHopUnresolved, "next_hop_unresolved", "the next hop's hardware address is not known yet; held while the kernel resolves it";
     RouterSolicitation, "router_solicitation", "a router solicitation out of a tunnel, for the subscriber that answers them";
     Dhcpv6, "dhcpv6", "a DHCPv6 packet to ff02::1:2 out of a tunnel, for the DHCPv6 service";
-    HostDelivery, "host_delivery", "a packet for the relay host itself, for the host port";
+    HostDelivery, "host_delivery", "a packet for the relay host itself: the bare IPv6 packet, for the host port";
+    Fragment, "fragment", "a fragment of a tunnel packet, to be reassembled";
+    OuterTooBig, "outer_too_big", "a finished outer packet beyond the egress link's MTU, to be sent in fragments";
 }
 
 #[cfg(test)]

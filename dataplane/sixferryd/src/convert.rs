@@ -376,6 +376,7 @@ pub(crate) fn tunnel_message(view: &TunnelView) -> pb::Tunnel {
     let mtu_mode = match spec.mtu_mode {
         MtuMode::Static => pb::MtuMode::Static,
         MtuMode::Managed => pb::MtuMode::Managed,
+        MtuMode::Dynamic => pb::MtuMode::Dynamic,
     };
     let ecn = match spec.ecn {
         Ecn::Normal => pb::EcnMode::Normal,
@@ -383,6 +384,7 @@ pub(crate) fn tunnel_message(view: &TunnelView) -> pb::Tunnel {
     };
     let encapsulation = match spec.encap {
         EncapKind::SixInFour => pb::Encapsulation::SixInFour,
+        EncapKind::Udp(_) => pb::Encapsulation::Udp,
     };
     let link_local = spec
         .link_local
@@ -563,6 +565,7 @@ pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route 
     let (action, tunnel) = match entry.route {
         Route::NextHop(_) => (pb::RouteAction::Forward, None),
         Route::Tunnel(id) => (pb::RouteAction::Tunnel, control.tunnel_name(id)),
+        Route::Domain(id) => (pb::RouteAction::Domain, control.tunnel_name(id)),
         Route::Local => (pb::RouteAction::Local, None),
         Route::Blackhole => (pb::RouteAction::Blackhole, None),
         Route::Unreachable => (pb::RouteAction::Unreachable, None),

@@ -99,6 +99,7 @@ impl Harness {
             seed: 0,
             ip_id: IpId::Fixed(config.ipv4_id),
             shared: Arc::new(WorkerCounters::new()),
+            dry_run: false,
         });
         Ok(Self {
             tables,

@@ -162,6 +162,7 @@ impl Relay {
             seed: 0,
             ip_id: IpId::Fixed(0x1234),
             shared: Arc::new(WorkerCounters::new()),
+            dry_run: false,
         });
         Self {
             builder,

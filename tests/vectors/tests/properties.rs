@@ -94,7 +94,8 @@ proptest! {
         let mut relay = Relay::new();
         relay.local = Local::new(LocalConfig {
             worker: 0, workers: 1, seed: 1, ip_id: IpId::Fixed(id), shared: Arc::new(WorkerCounters::new()),
-        });
+            dry_run: false,
+});
         let mut packet = udp(HOST, USER_A, hop_limit, len);
         ipv6::set_traffic_class(packet.first_chunk_mut().expect("header"), class);
         let sent = relay.native(&packet);
@@ -132,6 +133,7 @@ fn no_two_workers_use_an_id_twice() {
             seed: 42,
             ip_id: IpId::Counter,
             shared: Arc::new(WorkerCounters::new()),
+            dry_run: false,
         });
         // counters are per worker; only worker 0 has some in this relay, which counting tolerates
         for _ in 0..1000 {

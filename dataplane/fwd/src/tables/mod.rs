@@ -7,22 +7,30 @@
 mod builder;
 mod covering;
 mod cow;
+mod domain;
+mod error;
+mod index;
+pub(crate) mod live;
 mod lpm;
 mod outer;
 pub(crate) mod record;
 mod spec;
 
 pub use builder::TablesBuilder;
+pub use domain::{DomainKind, DomainSpec, SixRdRole, SixToFourRole, Urpf};
+pub use error::TableError;
 pub use spec::{
     Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions, PortConfig, PortKind,
-    RateLimits, Route, RouteSource, RouteView, Settings, TableError, Ttl, TunnelLink, TunnelSpec,
-    TunnelTotals,
+    RateLimits, Rebind, Route, RouteSource, RouteView, Settings, Ttl, TunnelLink, TunnelSpec,
+    TunnelTotals, UdpEncap,
 };
 
 use crate::id::{NextHopId, PortId, TunnelId};
 use cow::CowVec;
+pub(crate) use domain::{DomainRecord, Role};
+pub(crate) use index::{Index, UdpMatch, port_key};
+use live::{Live, LiveTable};
 use lpm::Lpm;
-use outer::OuterTable;
 pub(crate) use outer::key as outer_key;
 use record::{CounterTable, TunnelCounters, TunnelRecord};
 use sixferry_wire::ether::Mac;
@@ -33,13 +41,16 @@ use std::sync::Arc;
 pub struct Tables {
     settings: Arc<Settings>,
     ports: Arc<Vec<Option<PortConfig>>>,
-    outer: OuterTable,
+    index: Index,
     records: CowVec<TunnelRecord>,
     link_locals: CowVec<u128>,
     counters: Arc<Vec<CounterTable>>,
     fib6: Lpm,
     fib4: Lpm,
     next_hops: CowVec<NextHopRecord>,
+    live: LiveTable,
+    domains: Arc<Vec<Option<DomainRecord>>>,
+    broadcasts: Arc<Vec<u32>>,
     local_v4: Arc<Vec<u32>>,
 }
 
@@ -50,6 +61,7 @@ pub(crate) enum Target {
     Tunnel(TunnelId),
     TunnelLink(TunnelId),
     TunnelAddress(TunnelId),
+    Domain(TunnelId),
     NextHop(NextHopId),
     Local,
     Blackhole,
@@ -69,6 +81,7 @@ impl Target {
             Self::TunnelLink(id) => (2, id.0),
             Self::TunnelAddress(id) => (3, id.0),
             Self::NextHop(id) => (4, id.0),
+            Self::Domain(id) => (6, id.0),
             Self::Local => (5, 0),
             Self::Blackhole => (5, 1),
             Self::Unreachable => (5, 2),
@@ -85,11 +98,20 @@ impl Target {
             (2, _) => Self::TunnelLink(TunnelId(index)),
             (3, _) => Self::TunnelAddress(TunnelId(index)),
             (4, _) => Self::NextHop(NextHopId(index)),
+            (6, _) => Self::Domain(TunnelId(index)),
             (5, 0) => Self::Local,
             (5, 1) => Self::Blackhole,
             (5, 2) => Self::Unreachable,
             (5, 3) => Self::Prohibit,
             _ => Self::NoRoute,
+        }
+    }
+
+    /// The tunnel or domain whose address space this is.
+    pub(crate) const fn owner(self) -> Option<TunnelId> {
+        match self {
+            Self::Domain(id) => Some(id),
+            other => other.tunnel(),
         }
     }
 
@@ -169,8 +191,32 @@ impl Tables {
     }
 
     #[inline]
-    pub(crate) const fn outer(&self) -> &OuterTable {
-        &self.outer
+    pub(crate) const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The domain of a record that has [`record::DOMAIN`].
+    #[inline]
+    pub(crate) fn domain(&self, record: &TunnelRecord) -> Option<&DomainRecord> {
+        self.domains.get(record.side as usize)?.as_ref()
+    }
+
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &DomainRecord> {
+        self.domains.iter().flatten()
+    }
+
+    /// What is learnt about a tunnel.
+    #[inline]
+    pub(crate) fn live(&self, record: &TunnelRecord) -> Option<&Live> {
+        if record.has(record::DOMAIN) {
+            return None;
+        }
+        self.live.get(record.side)
+    }
+
+    /// Whether an IPv4 address is the directed broadcast address of a connected subnet.
+    pub(crate) fn is_broadcast(&self, address: u32) -> bool {
+        self.broadcasts.binary_search(&address).is_ok()
     }
 
     #[inline]
@@ -232,6 +278,7 @@ mod tests {
             Target::TunnelLink(TunnelId(7)),
             Target::TunnelAddress(TunnelId(8)),
             Target::NextHop(NextHopId(0)),
+            Target::Domain(TunnelId(9)),
             Target::Local,
             Target::Blackhole,
             Target::Unreachable,

@@ -99,6 +99,15 @@ impl OuterTable {
         None
     }
 
+    /// All keys, in no particular order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..=self.mask)
+            .filter_map(|at| self.buckets.get(at))
+            .flat_map(|b| b.keys.iter().zip(&b.tunnels))
+            .filter(|(_, tunnel)| **tunnel != FREE)
+            .map(|(key, _)| *key)
+    }
+
     /// Adds a key that is not in the table.
     pub(crate) fn insert(&mut self, key: u64, tunnel: u32) {
         // half full: five of ten slots, so that a second bucket is rarely read

@@ -1,7 +1,9 @@
 //! A tunnel as the packet path reads it: one cache line, and one line of counters a worker.
 
 use super::cow::CHUNK;
-use super::spec::{Dscp, Ecn, MtuMode, Ttl, TunnelSpec};
+use super::domain::DomainSpec;
+use super::live::Endpoint;
+use super::spec::{Dscp, Ecn, EncapKind, MtuMode, Rebind, Ttl, TunnelSpec};
 use crate::drop_reason::DropReason;
 use sixferry_wire::ipv4;
 use std::sync::Arc;
@@ -27,6 +29,21 @@ pub(crate) const DSCP_DECAP_COPY: u16 = 1 << 7;
 pub(crate) const IN_USE: u16 = 1 << 8;
 /// The tunnel has more prefixes than the record's: the FIB knows them.
 pub(crate) const MORE: u16 = 1 << 9;
+/// IPv6 in UDP.
+pub(crate) const UDP: u16 = 1 << 10;
+/// The path MTU is learnt.
+pub(crate) const DYNAMIC: u16 = 1 << 11;
+/// A 6to4 or 6rd domain: `side` is its place in the list of domains.
+pub(crate) const DOMAIN: u16 = 1 << 12;
+/// TCP SYNs get a smaller MSS.
+pub(crate) const MSS_CLAMP: u16 = 1 << 13;
+/// A packet from elsewhere with the right inner source is announced.
+pub(crate) const REBIND_CONTROL: u16 = 1 << 14;
+/// A packet from elsewhere with the right inner source moves the peer.
+pub(crate) const REBIND_INNER: u16 = 1 << 15;
+
+/// No learnt state.
+pub(crate) const NO_SIDE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(align(64))]
@@ -44,6 +61,13 @@ pub(crate) struct TunnelRecord {
     pub(crate) ttl: u8,
     /// Fixed DSCP, shifted into place.
     pub(crate) tos: u8,
+    /// Place of the learnt state, or of the domain.
+    pub(crate) side: u32,
+    /// Which of the tunnels that had this `side` one after the other.
+    pub(crate) generation: u16,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
+    pub(crate) min_path_mtu: u16,
 }
 
 impl TunnelRecord {
@@ -57,10 +81,15 @@ impl TunnelRecord {
         flags: 0,
         ttl: 0,
         tos: 0,
+        side: NO_SIDE,
+        generation: 0,
+        local_port: 0,
+        remote_port: 0,
+        min_path_mtu: 0,
     };
 
     /// The record of a tunnel; `nested` when a route lies inside its first prefix.
-    pub(crate) fn new(spec: &TunnelSpec, nested: bool) -> Self {
+    pub(crate) fn new(spec: &TunnelSpec, nested: bool, side: u32, generation: u16) -> Self {
         let (local, remote) = (spec.local.octets(), spec.remote.octets());
         let mut flags = IN_USE;
         let mut set = |bit, on: bool| flags |= if on { bit } else { 0 };
@@ -69,32 +98,72 @@ impl TunnelRecord {
         set(NESTED, nested);
         set(MORE, spec.prefixes.len() > 1 || spec.link.is_some());
         set(DF, spec.mtu_mode == MtuMode::Managed);
-        set(ECN_COMPAT, spec.ecn == Ecn::Compat);
-        set(DSCP_COPY, spec.dscp == Dscp::Copy);
-        set(TTL_INHERIT, spec.ttl == Ttl::Inherit);
-        set(DSCP_DECAP_COPY, spec.dscp_decap_copy);
+        set(DYNAMIC, spec.mtu_mode == MtuMode::Dynamic);
+        set(MSS_CLAMP, spec.mss_clamp);
+        let (protocol, local_port, remote_port) = match spec.encap {
+            EncapKind::SixInFour => (ipv4::PROTO_IPV6, 0, 0),
+            EncapKind::Udp(udp) => {
+                set(UDP, true);
+                set(REBIND_CONTROL, udp.rebind == Rebind::Control);
+                set(REBIND_INNER, udp.rebind == Rebind::InnerSource);
+                (ipv4::PROTO_UDP, udp.local_port, udp.remote_port)
+            }
+        };
         let (prefix, prefix_mask) = match spec.prefixes.first() {
             Some(p) => (p.bits(), mask_of(p.len())),
             // no prefix: nothing matches, the FIB (link prefix) decides
             None => (1, 0),
         };
-        let sum = ipv4::Repr::template_sum(ipv4::PROTO_IPV6, local, remote);
+        let outer = OuterFields::new(spec.ttl, spec.dscp, spec.dscp_decap_copy, spec.ecn);
         Self {
             prefix,
             prefix_mask,
-            template_sum: u32::try_from(sum).unwrap_or(u32::MAX),
+            template_sum: template(protocol, local, remote),
             local,
             remote,
             mtu: spec.mtu,
-            flags,
-            ttl: match spec.ttl {
-                Ttl::Fixed(ttl) => ttl,
-                Ttl::Inherit => 0,
-            },
-            tos: match spec.dscp {
-                Dscp::Fixed(dscp) => dscp << 2,
-                Dscp::Copy => 0,
-            },
+            flags: flags | outer.flags,
+            ttl: outer.ttl,
+            tos: outer.tos,
+            side,
+            generation,
+            local_port,
+            remote_port,
+            min_path_mtu: spec.min_path_mtu,
+        }
+    }
+
+    /// The record of the domain at `side` of the list; its outer destination is each packet's.
+    pub(crate) fn domain(spec: &DomainSpec, source: [u8; 4], side: u32) -> Self {
+        let mut flags = IN_USE | DOMAIN;
+        let mut set = |bit, on: bool| flags |= if on { bit } else { 0 };
+        set(UP, spec.up);
+        // RFC 5969 section 9.1: fragments of an anycast source could meet another relay's
+        let anycast_6rd = spec.anycast() && matches!(spec.kind, super::DomainKind::SixRd { .. });
+        set(DF, spec.mtu_mode == MtuMode::Managed || anycast_6rd);
+        set(MSS_CLAMP, spec.mss_clamp);
+        let outer = OuterFields::new(spec.ttl, spec.dscp, spec.dscp_decap_copy, spec.ecn);
+        Self {
+            prefix: 1,
+            prefix_mask: 0,
+            template_sum: template(ipv4::PROTO_IPV6, source, [0; 4]),
+            local: source,
+            remote: [0; 4],
+            mtu: spec.mtu,
+            flags: flags | outer.flags,
+            ttl: outer.ttl,
+            tos: outer.tos,
+            side,
+            ..Self::FREE
+        }
+    }
+
+    /// Where a UDP tunnel's peer is by configuration.
+    #[inline]
+    pub(crate) const fn configured(&self) -> Endpoint {
+        Endpoint {
+            address: self.remote,
+            port: self.remote_port,
         }
     }
 
@@ -107,6 +176,41 @@ impl TunnelRecord {
     #[inline]
     pub(crate) const fn owns(&self, source: u128) -> bool {
         source & self.prefix_mask == self.prefix
+    }
+}
+
+/// Sum of the constant words of the outer header.
+fn template(protocol: u8, local: [u8; 4], remote: [u8; 4]) -> u32 {
+    let sum = ipv4::Repr::template_sum(protocol, local, remote);
+    u32::try_from(sum).unwrap_or(u32::MAX)
+}
+
+/// How TTL, DSCP and ECN are stored.
+struct OuterFields {
+    flags: u16,
+    ttl: u8,
+    tos: u8,
+}
+
+impl OuterFields {
+    fn new(ttl: Ttl, dscp: Dscp, dscp_decap_copy: bool, ecn: Ecn) -> Self {
+        let mut flags = 0;
+        let mut set = |bit, on: bool| flags |= if on { bit } else { 0 };
+        set(ECN_COMPAT, ecn == Ecn::Compat);
+        set(DSCP_COPY, dscp == Dscp::Copy);
+        set(TTL_INHERIT, ttl == Ttl::Inherit);
+        set(DSCP_DECAP_COPY, dscp_decap_copy);
+        Self {
+            flags,
+            ttl: match ttl {
+                Ttl::Fixed(ttl) => ttl,
+                Ttl::Inherit => 0,
+            },
+            tos: match dscp {
+                Dscp::Fixed(dscp) => dscp << 2,
+                Dscp::Copy => 0,
+            },
+        }
     }
 }
 
@@ -236,7 +340,7 @@ mod tests {
     #[test]
     fn a_tunnel_without_prefix_owns_nothing() {
         let spec = TunnelSpec::new(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
-        let record = TunnelRecord::new(&spec, true);
+        let record = TunnelRecord::new(&spec, true, NO_SIDE, 0);
         assert!(!record.owns(0) && !record.owns(1) && !record.owns(u128::MAX));
     }
 }

@@ -1,9 +1,9 @@
 //! What the control side says about tunnels, ports, next hops and the relay itself.
 
+use crate::drop_reason::DropReason;
 use crate::id::{NextHopId, PortId, TunnelId};
 use crate::prefix::Ipv6Prefix;
 use sixferry_wire::ether::Mac;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How a tunnel's packets look on the IPv4 side.
@@ -12,6 +12,36 @@ pub enum EncapKind {
     /// IPv6 directly in IPv4, protocol 41 (RFC 4213).
     #[default]
     SixInFour,
+    /// IPv6 directly in UDP over IPv4.
+    Udp(UdpEncap),
+}
+
+/// The UDP side of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpEncap {
+    /// Our port, 1 to 65535.
+    pub local_port: u16,
+    /// The peer's port; 0, with the remote address 0.0.0.0, when the first packet is to tell.
+    pub remote_port: u16,
+    /// Whether other tunnels have the same local address and port: then the peer's address and port
+    /// tell them apart, and must be known.
+    pub shared: bool,
+    /// What a packet from elsewhere does.
+    pub rebind: Rebind,
+}
+
+/// What becomes of a packet with the right inner source that comes from another address or port than
+/// the peer's: a NAT may have forgotten its mapping, or somebody guesses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rebind {
+    /// It is dropped: only the control side moves the peer.
+    Deny,
+    /// It is dropped and announced, so that the control side can move the peer.
+    #[default]
+    Control,
+    /// The peer has moved there, at most once in ten seconds. Whoever can guess an inner address can
+    /// then draw the downlink to himself.
+    InnerSource,
 }
 
 /// Who decides the tunnel MTU (RFC 4213 section 3.2).
@@ -22,6 +52,9 @@ pub enum MtuMode {
     Static,
     /// The configured MTU, DF set: for networks whose MTU is known.
     Managed,
+    /// What ICMPv4 says of the path, DF set, the configured MTU at most; where the path has less
+    /// than 1280 for the inner packet, 1280 with DF clear (section 3.2.2).
+    Dynamic,
 }
 
 /// TTL of the outer header.
@@ -73,7 +106,8 @@ pub struct TunnelLink {
     pub address: Ipv6Addr,
 }
 
-/// A configured tunnel. Both outer addresses together are its key.
+/// A configured tunnel. Its key are both outer addresses; of a UDP tunnel our address and port, and
+/// the peer's if the port is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelSpec {
     /// Our IPv4 address.
@@ -92,6 +126,12 @@ pub struct TunnelSpec {
     pub mtu: u16,
     /// Who decides it.
     pub mtu_mode: MtuMode,
+    /// Path MTU known at the start, for [`MtuMode::Dynamic`]; what is learnt replaces it.
+    pub path_mtu: Option<u16>,
+    /// No report lowers the path MTU below this, 68 to 65535. Default 576.
+    pub min_path_mtu: u16,
+    /// Whether the MSS option of TCP SYNs is lowered to what the tunnel takes (RFC 4459 section 3.2).
+    pub mss_clamp: bool,
     /// Outer TTL.
     pub ttl: Ttl,
     /// Outer DSCP.
@@ -111,6 +151,8 @@ impl TunnelSpec {
     pub const MAX_MTU: u16 = 1700;
     /// Most prefixes of one tunnel.
     pub const MAX_PREFIXES: usize = 64;
+    /// Default of [`TunnelSpec::min_path_mtu`].
+    pub const MIN_PATH_MTU: u16 = 576;
 
     /// A 6in4 tunnel with defaults and no prefix.
     #[must_use]
@@ -124,6 +166,9 @@ impl TunnelSpec {
             link_local: None,
             mtu: 1280,
             mtu_mode: MtuMode::Static,
+            path_mtu: None,
+            min_path_mtu: Self::MIN_PATH_MTU,
+            mss_clamp: false,
             ttl: Ttl::Fixed(64),
             dscp: Dscp::Fixed(0),
             dscp_decap_copy: false,
@@ -203,6 +248,9 @@ pub enum Route {
     NextHop(NextHopId),
     /// Into this tunnel, besides its own prefixes.
     Tunnel(TunnelId),
+    /// Into this domain, besides its own prefix: a 6rd customer's way to the border relay, a 6to4
+    /// site's to its relay.
+    Domain(TunnelId),
     /// An address of this host.
     Local,
     /// Discard silently.
@@ -234,6 +282,8 @@ pub enum RouteView {
     TunnelLink(TunnelId),
     /// Our own address on this tunnel.
     TunnelAddress(TunnelId),
+    /// The prefix of this 6to4 or 6rd domain, or a route into it.
+    Domain(TunnelId),
     /// An ordinary route.
     Route(Route),
 }
@@ -287,6 +337,9 @@ pub struct Settings {
     pub native_source_check: bool,
     /// Punt reasons somebody subscribes to, a bit each by `PuntReason::index`; the others drop.
     pub punt_subscriptions: u32,
+    /// The port that leads to the relay host's own stack. What is for an address of the host goes
+    /// there; without one it is dropped.
+    pub host_port: Option<PortId>,
     /// Secret of the tunnel table's hash; draw it at start.
     pub hash_seed: u64,
 }
@@ -310,148 +363,11 @@ impl Default for Settings {
             outer_options: OuterOptions::Drop,
             native_source_check: true,
             punt_subscriptions: 0,
+            host_port: None,
             hash_seed: 0x5bd1_e995_9d2c_5680,
         }
     }
 }
-
-/// Why a change to the tables was refused. Nothing has changed then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableError {
-    /// Another tunnel has these outer addresses.
-    OuterInUse {
-        /// Our address.
-        local: Ipv4Addr,
-        /// The peer's.
-        remote: Ipv4Addr,
-        /// That tunnel.
-        by: TunnelId,
-    },
-    /// Another tunnel has this prefix.
-    PrefixInUse {
-        /// The prefix.
-        prefix: Ipv6Prefix,
-        /// That tunnel.
-        by: TunnelId,
-    },
-    /// The same prefix twice in one tunnel.
-    PrefixRepeated {
-        /// The prefix.
-        prefix: Ipv6Prefix,
-    },
-    /// A prefix no tunnel can have: shorter than /8, multicast, link-local, loopback or IPv4-mapped.
-    PrefixInvalid {
-        /// The prefix.
-        prefix: Ipv6Prefix,
-    },
-    /// More prefixes than [`TunnelSpec::MAX_PREFIXES`].
-    TooManyPrefixes {
-        /// How many.
-        count: usize,
-    },
-    /// The link's address does not lie in its prefix.
-    LinkAddress {
-        /// The address.
-        address: Ipv6Addr,
-        /// The prefix.
-        prefix: Ipv6Prefix,
-    },
-    /// An address that is no fe80::/10 address.
-    LinkLocal {
-        /// The address.
-        address: Ipv6Addr,
-    },
-    /// An outer address that is no unicast address, or both the same.
-    OuterAddress {
-        /// The address.
-        address: Ipv4Addr,
-    },
-    /// MTU outside 1280 to [`TunnelSpec::MAX_MTU`].
-    Mtu {
-        /// What was asked for.
-        mtu: u16,
-    },
-    /// TTL 0.
-    Ttl,
-    /// DSCP above 63.
-    Dscp {
-        /// What was asked for.
-        dscp: u8,
-    },
-    /// No such tunnel.
-    NoSuchTunnel,
-    /// No room for more tunnels.
-    Full {
-        /// The limit.
-        limit: usize,
-    },
-}
-
-impl TableError {
-    /// The field of [`TunnelSpec`] it is about.
-    #[must_use]
-    pub const fn field(&self) -> &'static str {
-        match self {
-            Self::OuterInUse { .. } | Self::OuterAddress { .. } => "remote",
-            Self::PrefixInUse { .. }
-            | Self::PrefixRepeated { .. }
-            | Self::PrefixInvalid { .. }
-            | Self::TooManyPrefixes { .. } => "prefixes",
-            Self::LinkAddress { .. } => "link_address",
-            Self::LinkLocal { .. } => "link_local_address",
-            Self::Mtu { .. } => "mtu",
-            Self::Ttl => "ttl",
-            Self::Dscp { .. } => "dscp",
-            Self::NoSuchTunnel | Self::Full { .. } => "id",
-        }
-    }
-}
-
-impl fmt::Display for TableError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OuterInUse { local, remote, .. } => {
-                write!(
-                    f,
-                    "outer addresses {local} - {remote} belong to another tunnel"
-                )
-            }
-            Self::PrefixInUse { prefix, .. } => {
-                write!(f, "prefix {prefix} belongs to another tunnel")
-            }
-            Self::PrefixRepeated { prefix } => write!(f, "prefix {prefix} is given twice"),
-            Self::PrefixInvalid { prefix } => {
-                write!(f, "prefix {prefix} cannot lie behind a tunnel")
-            }
-            Self::TooManyPrefixes { count } => {
-                write!(
-                    f,
-                    "{count} prefixes; at most {} are allowed",
-                    TunnelSpec::MAX_PREFIXES
-                )
-            }
-            Self::LinkAddress { address, prefix } => {
-                write!(
-                    f,
-                    "link address {address} is not usable in link prefix {prefix}"
-                )
-            }
-            Self::LinkLocal { address } => write!(f, "{address} is no link-local address"),
-            Self::OuterAddress { address } => {
-                write!(f, "{address} cannot be an outer address here")
-            }
-            Self::Mtu { mtu } => {
-                write!(f, "MTU {mtu} is outside 1280 to {}", TunnelSpec::MAX_MTU)
-            }
-            Self::Ttl => f.write_str("TTL 0 would never leave the relay"),
-            Self::Dscp { dscp } => write!(f, "DSCP {dscp} is above 63"),
-            Self::NoSuchTunnel => f.write_str("no such tunnel"),
-            Self::Full { limit } => write!(f, "the table is full ({limit} tunnels)"),
-        }
-    }
-}
-
-impl std::error::Error for TableError {}
 
 /// What a tunnel carried since it was added, all workers together. Bytes are inner packets'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -465,7 +381,7 @@ pub struct TunnelTotals {
     /// Their bytes.
     pub out_bytes: u64,
     /// Dropped packets, by reason; reasons that never happened are left out.
-    pub drops: Vec<(crate::drop_reason::DropReason, u64)>,
+    pub drops: Vec<(DropReason, u64)>,
     /// Packets with an unusual combination of ECN fields.
     pub ecn_unusual: u64,
 }

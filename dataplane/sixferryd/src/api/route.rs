@@ -99,7 +99,10 @@ fn found(control: &Control, address: IpAddr) -> Option<pb::Route> {
         RouteView::Route(route) => {
             return Some(route_message(&control.entry_of(prefix, route), control));
         }
-        RouteView::Tunnel(id) | RouteView::TunnelLink(id) | RouteView::TunnelAddress(id) => {
+        RouteView::Tunnel(id)
+        | RouteView::TunnelLink(id)
+        | RouteView::TunnelAddress(id)
+        | RouteView::Domain(id) => {
             control.tunnel_name(id).unwrap_or_default()
         }
     };

@@ -157,7 +157,7 @@ impl Control {
             RouteView::Tunnel(id) | RouteView::TunnelLink(id) | RouteView::TunnelAddress(id) => {
                 Some((self.view(id, true)?, prefix))
             }
-            RouteView::Route(_) => None,
+            RouteView::Route(_) | RouteView::Domain(_) => None,
         }
     }
 
