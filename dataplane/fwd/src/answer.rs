@@ -1,19 +1,19 @@
 //! Packets for the relay itself: echo requests and neighbour solicitations are answered in place
-//! (RFC 4443 section 4.2, RFC 4861 section 7.2.4, RFC 4213 section 3.8), ICMPv4 errors are noted, the
-//! rest goes to subscribers.
+//! (RFC 4443 section 4.2, RFC 4861 section 7.2.4, RFC 4213 section 3.8), the rest goes to the host's
+//! own stack or to subscribers.
 
 use crate::batch::PuntInfo;
-use crate::classify::Parsed;
 use crate::drop_reason::DropReason;
-use crate::icmp_error::{self, HOP_LIMIT, Origin};
+use crate::embedded;
+use crate::icmp_error::{self, HOP_LIMIT, Origin, Way};
 use crate::id::TunnelId;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::Span;
-use crate::tables::record::TunnelRecord;
-use crate::tables::{NextHopRecord, Tables, Target, outer_key};
+use crate::tables::record::{self, TunnelRecord};
+use crate::tables::{Tables, Target};
 use crate::verdict::{PuntReason, Verdict};
-use sixferry_wire::{checksum, icmpv4, icmpv6, ipv4, ipv6};
+use sixferry_wire::{checksum, icmpv6, ipv6, udp};
 
 /// Hop limit that proves a neighbour discovery message crossed no router (RFC 4861 section 7.1).
 const ND_HOP_LIMIT: u8 = 255;
@@ -26,6 +26,9 @@ const ALL_ROUTERS: u128 = 0xff02 << 112 | 2;
 /// ff02::1:2, where DHCPv6 clients send (RFC 8415 section 7.1).
 const DHCPV6_SERVERS: u128 = 0xff02 << 112 | 0x1_0002;
 
+/// RFC 8415 section 7.2.
+const DHCPV6_SERVER_PORT: u16 = 547;
+
 /// If `dst` is an address of the relay, what becomes of the packet; else `None`.
 pub(crate) fn own_address(
     context: &mut Context<'_>,
@@ -36,18 +39,29 @@ pub(crate) fn own_address(
     target: Target,
 ) -> Result<Option<Verdict>, Stop> {
     let router = dst == u128::from(context.tables.settings().router_address);
-    if !router && !matches!(target, Target::TunnelAddress(_) | Target::Local) {
-        return Ok(None);
-    }
-    let answers = router || matches!(target, Target::TunnelAddress(_));
+    let answers = match target {
+        _ if router => true,
+        Target::TunnelAddress(_) => true,
+        Target::Domain(id) if answers_in_domain(context.tables, id, dst) => true,
+        Target::Local => false,
+        _ => return Ok(None),
+    };
     match message_kind(packet, span) {
         Some(icmpv6::ECHO_REQUEST) if answers => echo(context, packet, span, origin).map(Some),
-        Some(icmpv6::NEIGHBOUR_SOLICIT) if answers => match origin {
-            Origin::Tunnel(id) => solicitation(context, packet, span, id, dst).map(Some),
-            Origin::Native { .. } => deliver(context).map(Some),
-        },
-        _ => deliver(context).map(Some),
+        Some(icmpv6::NEIGHBOUR_SOLICIT) if answers && origin.tunnel().is_some() => {
+            solicitation(context, packet, span, origin, dst).map(Some)
+        }
+        Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if answers => {
+            Err(DropReason::ProbeReply.into())
+        }
+        _ => deliver(context, packet, span).map(Some),
     }
+}
+
+fn answers_in_domain(tables: &Tables, id: TunnelId, dst: u128) -> bool {
+    let record = tables.tunnel(id).filter(|r| r.has(record::DOMAIN));
+    let domain = record.and_then(|record| tables.domain(record));
+    domain.is_some_and(|domain| embedded::answers(domain, dst))
 }
 
 /// A packet with a link-local source: neighbour discovery or an echo to an address of this tunnel,
@@ -56,24 +70,35 @@ pub(crate) fn on_link(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     record: &TunnelRecord,
     dst: u128,
 ) -> Result<Verdict, Stop> {
+    let id = origin.tunnel().ok_or(DropReason::V6SrcScope)?;
     let own_link_local = context.tables.link_local(id, record);
     let unicast = dst == own_link_local || is_link_address(context.tables, id, dst);
     match message_kind(packet, span) {
         Some(icmpv6::NEIGHBOUR_SOLICIT) if unicast || is_solicited_node(dst) => {
-            solicitation(context, packet, span, id, dst)
+            solicitation(context, packet, span, origin, dst)
         }
-        Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, Origin::Tunnel(id)),
-        Some(icmpv6::ROUTER_SOLICIT) if dst == ALL_ROUTERS => punt(
-            context,
-            PuntReason::RouterSolicitation,
-            DropReason::V6SrcScope,
-        ),
-        _ if dst == DHCPV6_SERVERS => punt(context, PuntReason::Dhcpv6, DropReason::V6SrcScope),
-        _ if unicast => deliver(context),
+        Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, origin),
+        Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if unicast => {
+            Err(DropReason::ProbeReply.into())
+        }
+        Some(icmpv6::ROUTER_SOLICIT) if dst == ALL_ROUTERS => {
+            if hop_limit(packet, span) != ND_HOP_LIMIT {
+                return Err(DropReason::NdInvalid.into());
+            }
+            let reason = PuntReason::RouterSolicitation;
+            punt(context, reason, DropReason::V6SrcScope)
+        }
+        _ if dst == DHCPV6_SERVERS => {
+            if udp_port(packet, span) != Some(DHCPV6_SERVER_PORT) {
+                return Err(DropReason::Dhcpv6Invalid.into());
+            }
+            punt(context, PuntReason::Dhcpv6, DropReason::V6SrcScope)
+        }
+        _ if unicast => deliver(context, packet, span),
         _ => Err(DropReason::V6SrcScope.into()),
     }
 }
@@ -83,17 +108,18 @@ pub(crate) fn link_destination(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     record: &TunnelRecord,
     dst: u128,
 ) -> Result<Verdict, Stop> {
+    let id = origin.tunnel().ok_or(DropReason::V6DstInvalid)?;
     let unicast = dst == context.tables.link_local(id, record);
     match message_kind(packet, span) {
         Some(icmpv6::NEIGHBOUR_SOLICIT) if unicast || is_solicited_node(dst) => {
-            solicitation(context, packet, span, id, dst)
+            solicitation(context, packet, span, origin, dst)
         }
-        Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, Origin::Tunnel(id)),
-        _ if unicast => deliver(context),
+        Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, origin),
+        _ if unicast => deliver(context, packet, span),
         _ => Err(DropReason::V6DstInvalid.into()),
     }
 }
@@ -103,10 +129,11 @@ pub(crate) fn duplicate_probe(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     record: &TunnelRecord,
     dst: u128,
 ) -> Result<Verdict, Stop> {
+    let id = origin.tunnel().ok_or(DropReason::V6SrcInvalid)?;
     if message_kind(packet, span) != Some(icmpv6::NEIGHBOUR_SOLICIT) || !is_solicited_node(dst) {
         return Err(DropReason::V6SrcInvalid.into());
     }
@@ -114,7 +141,7 @@ pub(crate) fn duplicate_probe(
     if !is_ours(context.tables, id, record, target) {
         return Err(DropReason::V6SrcInvalid.into());
     }
-    advertise(context, packet, span, id, target, ALL_NODES)
+    advertise(context, packet, span, origin, target, ALL_NODES)
 }
 
 /// Answers a neighbour solicitation for an address of this tunnel.
@@ -122,9 +149,10 @@ fn solicitation(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     dst: u128,
 ) -> Result<Verdict, Stop> {
+    let id = origin.tunnel().ok_or(DropReason::V6DstInvalid)?;
     let src = packet
         .from(span.start)
         .first_chunk()
@@ -134,7 +162,7 @@ fn solicitation(
     if !is_ours(context.tables, id, record, target) {
         return Err(DropReason::V6DstInvalid.into());
     }
-    advertise(context, packet, span, id, target, src)
+    advertise(context, packet, span, origin, target, src)
 }
 
 /// The target of a valid solicitation (RFC 4861 section 7.1.1).
@@ -186,13 +214,13 @@ fn advertise(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     target: u128,
     to: u128,
 ) -> Result<Verdict, Stop> {
     const ROUTER: u8 = 0x80;
     const SOLICITED: u8 = 0x40;
-    let way = allowed(context, Origin::Tunnel(id), DropReason::NdInvalid, 0)?;
+    let way = allowed(context, origin, DropReason::NdInvalid, 0)?;
     let end = span.start + ipv6::HEADER_LEN + NS_LEN;
     let repr = ipv6::Repr {
         payload_len: u16::try_from(NS_LEN).unwrap_or(u16::MAX),
@@ -216,7 +244,7 @@ fn advertise(
         end,
     };
     icmp_error::write_checksum(packet, out, target, to);
-    icmp_error::back(context, packet, Origin::Tunnel(id), &way, out)
+    icmp_error::back(context, packet, &way, out)
 }
 
 /// Turns an echo request into its reply. The checksum is updated, not computed, so data that was
@@ -248,7 +276,7 @@ fn echo(
     let sum = checksum::update(u16::from_be_bytes([head[2], head[3]]), request, reply);
     let [c0, c1] = sum.to_be_bytes();
     *head = [icmpv6::ECHO_REPLY, head[1], c0, c1];
-    icmp_error::back(context, packet, origin, &way, span)
+    icmp_error::back(context, packet, &way, span)
 }
 
 /// The way back for an answer of `len` bytes, if it fits and the answer rate allows it.
@@ -257,20 +285,13 @@ fn allowed(
     origin: Origin,
     reason: DropReason,
     len: usize,
-) -> Result<NextHopRecord, Stop> {
+) -> Result<Way, Stop> {
     let way = icmp_error::way_back(context, origin, reason)?;
-    let (tunnel, mtu) = match origin {
-        Origin::Tunnel(id) => {
-            let mtu = context.tables.tunnel(id).map_or(0, |record| record.mtu);
-            let link = usize::from(way.mtu).saturating_sub(ipv4::HEADER_LEN);
-            (Some(id), link.min(usize::from(mtu)))
-        }
-        Origin::Native { .. } => (None, usize::from(way.mtu)),
-    };
     // a peer may send more than its tunnel takes back; there is nobody to tell
-    if len > mtu {
+    if len > usize::from(way.mtu(context)) {
         return Err(DropReason::V6TooBig.into());
     }
+    let tunnel = origin.tunnel();
     let limits = context.tables.settings().answers;
     if context.local.answers.allow(&limits, tunnel, context.now) {
         Ok(way)
@@ -279,13 +300,14 @@ fn allowed(
     }
 }
 
-/// For the relay host itself.
-fn deliver(context: &Context<'_>) -> Result<Verdict, Stop> {
-    punt(
-        context,
-        PuntReason::HostDelivery,
-        DropReason::HostPortAbsent,
-    )
+/// For the relay host itself: the bare IPv6 packet, to the host port.
+fn deliver(context: &Context<'_>, packet: &mut Packet<'_>, span: Span) -> Result<Verdict, Stop> {
+    let reason = PuntReason::HostDelivery;
+    let stop = punt(context, reason, DropReason::HostPortAbsent);
+    if matches!(stop, Err(Stop::Punt(..))) {
+        _ = packet.set_bounds(span.start, span.end);
+    }
+    stop
 }
 
 /// To the subscriber of `reason`, or dropped where there is none.
@@ -295,6 +317,22 @@ fn punt(context: &Context<'_>, reason: PuntReason, without: DropReason) -> Resul
     } else {
         Err(without.into())
     }
+}
+
+fn hop_limit(packet: &Packet<'_>, span: Span) -> u8 {
+    let header = packet.from(span.start).first_chunk().map(ipv6::Header);
+    header.map_or(0, |h| h.hop_limit())
+}
+
+/// Destination port of the packet, if it is UDP with a whole header.
+fn udp_port(packet: &Packet<'_>, span: Span) -> Option<u16> {
+    const NH_UDP: u8 = 17;
+    let bytes = packet.from(span.start).get(..span.len())?;
+    let (header, datagram) = bytes.split_first_chunk::<{ ipv6::HEADER_LEN }>()?;
+    if ipv6::Header(header).next_header() != NH_UDP {
+        return None;
+    }
+    datagram.first_chunk().map(|h| udp::Header(h).dst_port())
 }
 
 /// ICMPv6 type of the packet, if it is an ICMPv6 message with a whole header.
@@ -318,43 +356,4 @@ fn is_link_address(tables: &Tables, id: TunnelId, address: u128) -> bool {
 
 fn is_ours(tables: &Tables, id: TunnelId, record: &TunnelRecord, address: u128) -> bool {
     address == tables.link_local(id, record) || is_link_address(tables, id, address)
-}
-
-/// ICMPv4 errors about tunnel packets (RFC 4213 section 3.4). Tunnels of a fixed MTU learn nothing from
-/// them: they are checked and counted.
-pub(crate) fn icmp4(
-    tables: &Tables,
-    packet: &Packet<'_>,
-    parsed: &Parsed,
-) -> Result<Verdict, Stop> {
-    let message = packet
-        .from(parsed.inner)
-        .get(..parsed.end.saturating_sub(parsed.inner))
-        .ok_or(DropReason::V4Length)?;
-    if checksum::fold(checksum::sum(message)) != 0xffff {
-        return Err(DropReason::Icmp4Checksum.into());
-    }
-    let error = icmpv4::parse_error(message).ok_or(DropReason::Icmp4NoTunnel)?;
-    if error.quoted.protocol() != ipv4::PROTO_IPV6 {
-        return Err(DropReason::Icmp4NoTunnel.into());
-    }
-    let key = outer_key(error.quoted.src(), error.quoted.dst());
-    let id = tables
-        .index()
-        .tunnel41(key)
-        .ok_or(DropReason::Icmp4NoTunnel)?;
-    // RFC 5927: a forger who knows the addresses still has to guess an inner destination
-    if let Some(inner) = error.payload.first_chunk::<{ ipv6::HEADER_LEN }>() {
-        let target = Target::decode(tables.fib6().lookup(ipv6::Header(inner).dst()));
-        if target.tunnel() != Some(TunnelId(id)) {
-            return Err(DropReason::Icmp4InnerMismatch.into());
-        }
-    }
-    let too_big = (error.kind, error.code) == (icmpv4::DEST_UNREACHABLE, icmpv4::CODE_FRAG_NEEDED);
-    Err(if too_big {
-        DropReason::Icmp4StaticMtu
-    } else {
-        DropReason::Icmp4Consumed
-    }
-    .into())
 }

@@ -5,14 +5,19 @@
 
 use crate::drop_reason::DropReason;
 use crate::packet::Packet;
-use crate::tables::{OuterOptions, PortKind, Tables, outer_key};
-use sixferry_wire::{checksum, ether, ipv4, ipv6};
+use crate::tables::live::Endpoint;
+use crate::tables::{OuterOptions, PortKind, Tables, outer_key, port_key};
+use sixferry_wire::{checksum, ether, ipv4, ipv6, udp};
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// IPv6 in IPv4: decapsulate.
     Outer,
+    /// UDP to one of our tunnel ports: decapsulate.
+    Udp,
+    /// A fragment of either.
+    Fragment,
     /// IPv6 from the native side.
     Native,
     /// An ICMPv4 message.
@@ -33,8 +38,10 @@ pub(crate) struct Parsed {
     pub(crate) inner: usize,
     /// After the last byte, link padding cut.
     pub(crate) end: usize,
-    /// Outer addresses.
+    /// Outer addresses; for UDP our address and port.
     pub(crate) key: u64,
+    /// UDP: who sent it.
+    pub(crate) peer: Endpoint,
     /// Inner addresses; 0 when the inner header is not whole.
     pub(crate) src: u128,
     pub(crate) dst: u128,
@@ -55,6 +62,10 @@ impl Parsed {
         inner: 0,
         end: 0,
         key: 0,
+        peer: Endpoint {
+            address: [0; 4],
+            port: 0,
+        },
         src: 0,
         dst: 0,
         tunnel: None,
@@ -68,6 +79,13 @@ impl Parsed {
             kind: Kind::Bad(reason),
             ..Self::EMPTY
         }
+    }
+
+    /// Our address in the key.
+    #[inline]
+    pub(crate) const fn local(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.key.to_be_bytes();
+        [a, b, c, d]
     }
 }
 
@@ -145,9 +163,6 @@ fn parse_v4(
             return Err(DropReason::V4Options);
         }
     }
-    if header.is_fragment() {
-        return Err(DropReason::V4Fragment);
-    }
     let inner = l3 + header_len;
     let mut parsed = Parsed {
         kind: Kind::Outer,
@@ -158,6 +173,10 @@ fn parse_v4(
         key: outer_key(header.dst(), header.src()),
         ..Parsed::EMPTY
     };
+    if header.is_fragment() {
+        parsed.kind = Kind::Fragment;
+        return Ok(parsed);
+    }
     match header.protocol() {
         ipv4::PROTO_IPV6 => {
             if let Some(inner) = bytes
@@ -170,11 +189,43 @@ fn parse_v4(
             }
         }
         ipv4::PROTO_ICMP => parsed.kind = Kind::Icmp4,
-        // IPv6 in UDP has no tunnels in this version
-        ipv4::PROTO_UDP => return Err(DropReason::NoTunnel),
+        ipv4::PROTO_UDP => parse_udp(bytes, header_len, total_len, &mut parsed)?,
         _ => return Err(DropReason::V4Protocol),
     }
     Ok(parsed)
+}
+
+#[inline]
+fn parse_udp(
+    bytes: &[u8],
+    header_len: usize,
+    total_len: usize,
+    parsed: &mut Parsed,
+) -> Result<(), DropReason> {
+    let datagram = bytes
+        .get(header_len..total_len)
+        .ok_or(DropReason::UdpLength)?;
+    let (header, payload) = datagram.split_first_chunk().ok_or(DropReason::UdpLength)?;
+    let header = udp::Header(header);
+    if header.is_empty() || header.len() > datagram.len() {
+        return Err(DropReason::UdpLength);
+    }
+    let [_, _, _, _, a, b, c, d] = parsed.key.to_be_bytes();
+    parsed.peer = Endpoint {
+        address: [a, b, c, d],
+        port: header.src_port(),
+    };
+    parsed.kind = Kind::Udp;
+    parsed.key = port_key(parsed.local(), header.dst_port());
+    parsed.end = parsed.inner + header.len();
+    parsed.inner += udp::HEADER_LEN;
+    let payload = payload.get(..header.len() - udp::HEADER_LEN);
+    if let Some(inner) = payload.and_then(<[u8]>::first_chunk) {
+        let inner = ipv6::Header(inner);
+        parsed.src = inner.src();
+        parsed.dst = inner.dst();
+    }
+    Ok(())
 }
 
 #[inline]

@@ -4,19 +4,23 @@
 //! tunnel, inner lengths, inner source, destination, ECN, loops, then forwarding.
 
 use crate::answer;
-use crate::classify::Parsed;
+use crate::batch::PuntInfo;
+use crate::classify::{Kind, Parsed};
 use crate::drop_reason::DropReason;
 use crate::ecn;
+use crate::embedded;
 use crate::encap::{self, Transit};
 use crate::icmp_error::{self, Message, Origin};
 use crate::id::TunnelId;
+use crate::mss;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::Span;
 use crate::tables::record::{self, TunnelRecord};
-use crate::tables::{Tables, Target};
-use crate::verdict::Verdict;
-use sixferry_wire::{icmpv6, ipv4, ipv6};
+use crate::tables::{Tables, Target, UdpMatch, port_key};
+use crate::udp;
+use crate::verdict::{PuntReason, Verdict};
+use sixferry_wire::{embed, icmpv6, ipv4, ipv6, udp as wire_udp};
 
 /// Decapsulates one packet and counts it for its tunnel.
 #[inline]
@@ -25,8 +29,17 @@ pub(crate) fn decap(
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Result<Verdict, Stop> {
-    let id = TunnelId(parsed.tunnel.ok_or(DropReason::NoTunnel)?);
     let tables = context.tables;
+    let mut parsed = *parsed;
+    let id = match parsed.tunnel {
+        Some(id) => TunnelId(id),
+        None => {
+            let id = unknown_sender(tables, &parsed)?;
+            parsed.dst_target = tables.fib6().lookup(parsed.dst);
+            id
+        }
+    };
+    let parsed = &parsed;
     let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     let mut len = 0;
     let mut unusual = false;
@@ -38,7 +51,11 @@ pub(crate) fn decap(
     }
     if let Some(counters) = tables.counters(context.local.worker, id) {
         match result {
-            Ok(_) => counters.decapsulated(len),
+            // what ends here was carried, too
+            Ok(_)
+            | Err(Stop::Drop(DropReason::ProbeReply) | Stop::Punt(PuntReason::HostDelivery, _)) => {
+                counters.decapsulated(len);
+            }
             // the tunnel the packet was to leave by has counted that one itself
             Err(Stop::Drop(DropReason::TunnelDown)) if record.has(record::UP) => {}
             Err(Stop::Drop(reason)) if reason.per_tunnel() => counters.dropped(reason),
@@ -48,12 +65,15 @@ pub(crate) fn decap(
             record::add32(&counters.ecn_unusual);
         }
     }
+    if let Err(Stop::Punt(PuntReason::HostDelivery, _)) = result {
+        mark_class(packet, parsed, record);
+    }
     // whoever holds or answers the packet wants to know whose it is
     result.map_err(|stop| match stop {
         Stop::Punt(reason, info) => Stop::Punt(
             reason,
-            crate::batch::PuntInfo {
-                tunnel: Some(id),
+            PuntInfo {
+                tunnel: info.tunnel.or(Some(id)),
                 ..info
             },
         ),
@@ -75,6 +95,20 @@ fn exit(
     if !record.has(record::UP) {
         return Err(DropReason::TunnelDown.into());
     }
+    let (outer_src, outer_dst) = outer_addresses(packet, parsed);
+    let domain = if record.has(record::DOMAIN) {
+        tables.domain(record)
+    } else {
+        None
+    };
+    if let Some(domain) = domain {
+        if !domain.input {
+            return Err(DropReason::DecapDisabled.into());
+        }
+        let (rx_port, vlan) = (packet.rx_port(), parsed.vlan);
+        embedded::outer_source(tables, domain, u32::from_be_bytes(outer_src), rx_port, vlan)?;
+    }
+    let elsewhere = parsed.kind == Kind::Udp && udp::sender(context, packet, parsed, record)?;
     let room = parsed.end.saturating_sub(parsed.inner);
     if room < ipv6::HEADER_LEN {
         return Err(DropReason::InnerTruncated.into());
@@ -98,23 +132,39 @@ fn exit(
         end: parsed.inner + *len,
     };
     let (src, dst) = (parsed.src, parsed.dst);
-    let origin = Origin::Tunnel(id);
+    let origin = Origin::Tunnel {
+        id,
+        peer: outer_src,
+    };
     let target = Target::decode(parsed.dst_target);
+    if let Some(domain) = domain {
+        let [from, to] = [outer_src, outer_dst].map(u32::from_be_bytes);
+        embedded::exit(tables, domain, parsed, from, to)?;
+    } else if elsewhere {
+        // only a global source proves anything
+        if ipv6::is_invalid_source(src) || ipv6::is_link_local(src) {
+            return Err(DropReason::UdpRemoteMismatch.into());
+        }
+        if !owns_source(tables, id, record, src) {
+            return Err(DropReason::InnerSrcSpoof.into());
+        }
+        udp::moved(context, parsed, id, record)?;
+    }
     if ipv6::is_invalid_source(src) {
         // the one legal use of :: is a probe for an address of ours (RFC 4862 section 5.4)
         if src == 0 && next_header == ipv6::NH_ICMPV6 && ipv6::is_multicast(dst) {
-            return answer::duplicate_probe(context, packet, span, id, record, dst);
+            return answer::duplicate_probe(context, packet, span, origin, record, dst);
         }
         return Err(DropReason::V6SrcInvalid.into());
     }
     if ipv6::is_link_local(src) {
-        return answer::on_link(context, packet, span, id, record, dst);
+        return answer::on_link(context, packet, span, origin, record, dst);
     }
     if record.has(record::STRICT) && !owns_source(tables, id, record, src) {
         return Err(DropReason::InnerSrcSpoof.into());
     }
     if encap::is_invalid_destination(dst) {
-        return answer::link_destination(context, packet, span, id, record, dst);
+        return answer::link_destination(context, packet, span, origin, record, dst);
     }
     if let Some(verdict) = answer::own_address(context, packet, span, origin, dst, target)? {
         return Ok(verdict);
@@ -123,23 +173,119 @@ fn exit(
         return Err(DropReason::Rh0.into());
     }
     let class = merge_class(packet, parsed, record, class, unusual)?;
-    loops(context, packet, span, id, dst, target)?.map_or_else(
-        || {
-            encap::forward(
-                context,
-                packet,
-                Transit {
-                    span,
-                    origin,
-                    dst,
-                    target,
-                    class,
-                    remote: parsed.remote_target,
-                },
-            )
-        },
-        Ok,
-    )
+    if let Some(verdict) = loops(context, packet, span, origin, dst, target)? {
+        return Ok(verdict);
+    }
+    if record.has(record::MSS_CLAMP) {
+        mss::clamp(packet, span, record.mtu);
+    }
+    let transit = Transit {
+        span,
+        origin,
+        src,
+        dst,
+        target,
+        class,
+        remote: parsed.remote_target,
+    };
+    encap::forward(context, packet, transit)
+}
+
+/// A packet for no known peer: one that may have moved, or nobody's.
+#[cold]
+fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<TunnelId, DropReason> {
+    if parsed.kind == Kind::Udp {
+        return udp::by_inner_source(tables, parsed).ok_or(DropReason::NoTunnel);
+    }
+    // RFC 7526: off unless somebody asked for it
+    if parsed.local() == embed::SIX_TO_FOUR_ANYCAST {
+        return Err(DropReason::AnycastDisabled);
+    }
+    Err(DropReason::NoTunnel)
+}
+
+#[inline]
+fn outer_addresses(packet: &Packet<'_>, parsed: &Parsed) -> ([u8; 4], [u8; 4]) {
+    packet
+        .from(parsed.l3)
+        .first_chunk()
+        .map(ipv4::Header)
+        .map_or(([0; 4], [0; 4]), |h| (h.src(), h.dst()))
+}
+
+/// A fragment: to the slow path, if it can belong to a tunnel. Nobody else may make us remember
+/// anything.
+#[cold]
+pub(crate) fn fragment(
+    context: &Context<'_>,
+    packet: &Packet<'_>,
+    parsed: &Parsed,
+) -> Result<Verdict, Stop> {
+    let tables = context.tables;
+    let bytes = packet.from(parsed.l3);
+    let header = ipv4::Header(bytes.first_chunk().ok_or(DropReason::V4Truncated)?);
+    let local = u32::from_be_bytes(header.dst());
+    let tunnel = match header.protocol() {
+        ipv4::PROTO_IPV6 => {
+            let configured = tables.index().tunnel41(parsed.key).map(TunnelId);
+            let id = configured.or_else(|| tables.index().domain(local));
+            let id = id.ok_or(DropReason::NoTunnel)?;
+            let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
+            if record.has(record::DOMAIN)
+                && let Some(domain) = tables.domain(record)
+            {
+                let source = u32::from_be_bytes(header.src());
+                embedded::outer_source(tables, domain, source, packet.rx_port(), parsed.vlan)?;
+            }
+            Some(id)
+        }
+        // only the first fragment has the ports
+        ipv4::PROTO_UDP if tables.index().has_udp(local) => first_of_udp(tables, parsed, bytes)?,
+        _ => return Err(DropReason::NoTunnel.into()),
+    };
+    let reason = PuntReason::Fragment;
+    if tables.settings().punt_subscriptions >> reason.index() & 1 == 0 {
+        return Err(DropReason::V4Fragment.into());
+    }
+    let info = PuntInfo {
+        tunnel,
+        ..PuntInfo::default()
+    };
+    Err(Stop::Punt(reason, info))
+}
+
+/// The tunnel that the first fragment of a UDP datagram names; `None` for later ones.
+fn first_of_udp(
+    tables: &Tables,
+    parsed: &Parsed,
+    bytes: &[u8],
+) -> Result<Option<TunnelId>, DropReason> {
+    const OFFSET: u16 = 0x1fff;
+    let header = ipv4::Header(bytes.first_chunk().ok_or(DropReason::V4Truncated)?);
+    if header.fragment_word() & OFFSET != 0 {
+        return Ok(None);
+    }
+    let at = parsed.inner.saturating_sub(parsed.l3);
+    let ports = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    let ports = ports.ok_or(DropReason::ReasmTiny)?;
+    let key = port_key(header.dst(), wire_udp::Header(ports).dst_port());
+    match tables.index().udp(key) {
+        Some(UdpMatch::Tunnel(id)) => Ok(Some(TunnelId(id))),
+        Some(UdpMatch::Group(_)) => Ok(None),
+        None => Err(DropReason::NoTunnel),
+    }
+}
+
+/// Marks a packet for the host itself as the exit would have.
+fn mark_class(packet: &mut Packet<'_>, parsed: &Parsed, record: &TunnelRecord) {
+    let at = packet.head();
+    let inner = packet.from(at).first_chunk().map(ipv6::Header);
+    let class = inner.map_or(0, |h| h.traffic_class());
+    if let Ok(Some(merged)) = merge_class(packet, parsed, record, class, &mut false)
+        && let Some(header) = packet.array_mut::<{ ipv6::HEADER_LEN }>(at)
+    {
+        ipv6::set_traffic_class(header, merged);
+    }
 }
 
 /// Whether `src` lies in a prefix of this tunnel. The record answers for most tunnels; the FIB, which
@@ -190,10 +336,13 @@ fn loops(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
-    id: TunnelId,
+    origin: Origin,
     dst: u128,
     target: Target,
 ) -> Result<Option<Verdict>, Stop> {
+    let Origin::Tunnel { id, .. } = origin else {
+        return Ok(None);
+    };
     if target == Target::Tunnel(id) {
         return Err(DropReason::LoopSameTunnel.into());
     }
@@ -205,10 +354,9 @@ fn loops(
             parameter: 0,
         };
         let reason = DropReason::LoopSameTunnel;
-        let origin = Origin::Tunnel(id);
         return icmp_error::send(context, packet, span, origin, message, reason).map(Some);
     }
-    if encap::embeds_local(context.tables, dst) {
+    if embedded::embeds_local(context.tables, dst) {
         return Err(DropReason::LoopSelf.into());
     }
     Ok(None)

@@ -6,24 +6,24 @@
 use crate::answer;
 use crate::classify::Parsed;
 use crate::drop_reason::DropReason;
+use crate::embedded;
 use crate::icmp_error::{self, Message, Origin};
 use crate::id::TunnelId;
+use crate::mss;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
-use crate::rewrite::{self, Span};
+use crate::rewrite::{self, FarEnd, Limits, Outer, Span};
 use crate::tables::record;
-use crate::tables::{Tables, Target};
+use crate::tables::{DomainRecord, Tables, Target};
 use crate::verdict::Verdict;
 use sixferry_wire::{ether, icmpv6, ipv6};
-
-/// What encapsulation adds.
-const OUTER_LEN: u16 = 20;
 
 /// An IPv6 packet to be forwarded: where it is, whence it came, where it goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transit {
     pub(crate) span: Span,
     pub(crate) origin: Origin,
+    pub(crate) src: u128,
     pub(crate) dst: u128,
     pub(crate) target: Target,
     /// Traffic class to write, when the tunnel exit changes it.
@@ -45,7 +45,7 @@ pub(crate) fn from_native(
     };
     let source = Target::decode(parsed.src_target);
     let target = Target::decode(parsed.dst_target);
-    let origin = Origin::Native { source, src };
+    let origin = Origin::towards(context.tables, source, src);
     if ipv6::is_invalid_source(src) {
         return Err(DropReason::V6SrcInvalid.into());
     }
@@ -69,11 +69,13 @@ pub(crate) fn from_native(
         );
     }
     // RFC 4213 section 3.6 (1): what lies behind a tunnel cannot arrive here
-    if context.tables.settings().native_source_check && source.tunnel().is_some() {
+    if context.tables.settings().native_source_check
+        && lies_behind_a_tunnel(context.tables, source, src)
+    {
         return Err(DropReason::V6SrcSpoofNative.into());
     }
     // RFC 6324 section 3: the packet left one of our own addresses already
-    if embeds_local(context.tables, src) {
+    if embedded::embeds_local(context.tables, src) {
         return Err(DropReason::LoopSelf.into());
     }
     if let Some(verdict) = answer::own_address(context, packet, span, origin, dst, target)? {
@@ -85,12 +87,24 @@ pub(crate) fn from_native(
         Transit {
             span,
             origin,
+            src,
             dst,
             target,
             class: None,
             remote: parsed.remote_target,
         },
     )
+}
+
+/// Whether a source belongs to a tunnel, or to a customer of a 6rd domain. A 6to4 source may well
+/// arrive natively: some other relay forwarded it.
+fn lies_behind_a_tunnel(tables: &Tables, source: Target, src: u128) -> bool {
+    let Target::Domain(id) = source else {
+        return source.tunnel().is_some();
+    };
+    let record = tables.tunnel(id).filter(|r| r.has(record::DOMAIN));
+    let domain = record.and_then(|record| tables.domain(record));
+    domain.is_some_and(|d| !d.is_six_to_four() && !d.serves(src))
 }
 
 /// Forwards a packet whose addresses are in order.
@@ -102,6 +116,7 @@ pub(crate) fn forward(
     let Transit {
         span,
         origin,
+        src,
         dst,
         target,
         ..
@@ -111,6 +126,10 @@ pub(crate) fn forward(
         code,
         parameter: 0,
     };
+    let domain = entered_domain(context.tables, target);
+    if let Some(domain) = domain {
+        embedded::entry(context.tables, domain, src, dst)?;
+    }
     let hop_limit = packet
         .from(span.start)
         .first_chunk()
@@ -136,6 +155,11 @@ pub(crate) fn forward(
     };
     match target {
         Target::Tunnel(id) | Target::TunnelLink(id) => into_tunnel(context, packet, transit, id),
+        // stf(4)'s prefix restriction, or a native address where no relay is named
+        Target::Domain(_) if domain.is_none_or(|d| !embedded::reaches(d, dst)) => {
+            no_route(context, packet, icmpv6::CODE_NO_ROUTE)
+        }
+        Target::Domain(id) => into_tunnel(context, packet, transit, id),
         Target::NextHop(id) => {
             let hop = *rewrite::native_hop(context.tables, id, dst)?;
             if span.len() > usize::from(hop.mtu) {
@@ -147,11 +171,9 @@ pub(crate) fn forward(
         }
         Target::Blackhole => Err(DropReason::V6Blackhole.into()),
         Target::Prohibit => no_route(context, packet, icmpv6::CODE_PROHIBITED),
-        Target::NoRoute
-        | Target::Unreachable
-        | Target::TunnelAddress(_)
-        | Target::Domain(_)
-        | Target::Local => no_route(context, packet, icmpv6::CODE_NO_ROUTE),
+        Target::NoRoute | Target::Unreachable | Target::TunnelAddress(_) | Target::Local => {
+            no_route(context, packet, icmpv6::CODE_NO_ROUTE)
+        }
     }
 }
 
@@ -179,24 +201,35 @@ fn into_tunnel(
         }
         return result;
     };
-    let hop = match rewrite::outer_hop(tables, record, transit.remote) {
+    let Some(far) = FarEnd::of(tables, record, transit.dst) else {
+        let reason = DropReason::EndpointUnknown;
+        return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
+    };
+    let hop = match rewrite::outer_hop(tables, far, transit.remote) {
         Err(Stop::Drop(reason @ (DropReason::V4NoRoute | DropReason::PortDown))) => {
             return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
         }
         other => *other?,
     };
-    // the tunnel's MTU, or less where our own link is smaller, but never below IPv6's minimum
-    let room = hop.mtu.saturating_sub(OUTER_LEN).max(ipv6::MIN_MTU);
-    let mtu = record.mtu.min(room);
+    let Limits { mtu, df } = Limits::new(context, record, &hop);
     if span.len() > usize::from(mtu) {
         return too_big(context, packet, transit, mtu);
+    }
+    if record.has(record::MSS_CLAMP) {
+        mss::clamp(packet, span, mtu);
     }
     let hop_limit = packet
         .from(span.start)
         .first_chunk()
         .map_or(0, |bytes| ipv6::Header(bytes).hop_limit());
     leave(packet, transit, hop_limit);
-    let port = rewrite::outer(context, packet, id, record, &hop, span)?;
+    let outer = Outer {
+        id,
+        record,
+        far,
+        df,
+    };
+    let port = rewrite::outer(context, packet, &outer, &hop, span)?;
     Ok(Verdict::Tx(port))
 }
 
@@ -232,8 +265,12 @@ pub(crate) const fn is_invalid_destination(dst: u128) -> bool {
     ipv6::is_invalid_source(dst) || ipv6::is_link_local(dst)
 }
 
-/// Whether a 6to4 address names one of our own IPv4 addresses (RFC 6324 section 3.2).
+/// The domain that a packet is about to enter.
 #[inline]
-pub(crate) fn embeds_local(tables: &Tables, address: u128) -> bool {
-    ipv6::embedded_6to4(address).is_some_and(|v4| tables.is_local_v4(v4))
+fn entered_domain(tables: &Tables, target: Target) -> Option<&DomainRecord> {
+    let Target::Domain(id) = target else {
+        return None;
+    };
+    let record = tables.tunnel(id).filter(|r| r.has(record::DOMAIN))?;
+    tables.domain(record)
 }

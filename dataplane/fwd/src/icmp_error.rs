@@ -1,11 +1,11 @@
 //! ICMPv6 errors about transit packets, built in the packet's place (RFC 4443 section 2.4).
 
 use crate::drop_reason::DropReason;
-use crate::id::TunnelId;
+use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
-use crate::rewrite::{self, Span};
-use crate::tables::{NextHopRecord, Target};
+use crate::rewrite::{self, FarEnd, Limits, Outer, Span};
+use crate::tables::{NextHopRecord, Tables, Target};
 use crate::verdict::Verdict;
 use sixferry_wire::{ether, icmpv6, ipv6};
 
@@ -19,8 +19,13 @@ pub(crate) const HOP_LIMIT: u8 = 64;
 /// Whence a packet came, and so where its errors and answers go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Origin {
-    /// Out of this tunnel.
-    Tunnel(TunnelId),
+    /// Out of this tunnel or domain.
+    Tunnel {
+        /// Which.
+        id: TunnelId,
+        /// The outer source: of a domain, where answers go.
+        peer: [u8; 4],
+    },
     /// From the native side; what the FIB says of its source.
     Native {
         /// FIB target of the source.
@@ -28,6 +33,41 @@ pub(crate) enum Origin {
         /// The source.
         src: u128,
     },
+}
+
+impl Origin {
+    /// Where a packet from `src` would have come from, `source` being what the FIB says of it.
+    pub(crate) fn towards(tables: &Tables, source: Target, src: u128) -> Self {
+        match source {
+            Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id) => {
+                let record = tables.tunnel(id);
+                let far = record.and_then(|record| FarEnd::of(tables, record, src));
+                let peer = far.map_or([0; 4], |far| far.address);
+                Self::Tunnel { id, peer }
+            }
+            _ => Self::Native { source, src },
+        }
+    }
+
+    pub(crate) const fn tunnel(self) -> Option<TunnelId> {
+        match self {
+            Self::Tunnel { id, .. } => Some(id),
+            Self::Native { .. } => None,
+        }
+    }
+}
+
+/// An error to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    /// The packet it is about.
+    pub(crate) span: Span,
+    pub(crate) origin: Origin,
+    pub(crate) message: Message,
+    /// What the packet is dropped for where no error may be sent.
+    pub(crate) reason: DropReason,
+    /// Whose rate it counts against.
+    pub(crate) limited_by: Option<TunnelId>,
 }
 
 /// Type, code and the word after the checksum.
@@ -50,6 +90,29 @@ pub(crate) fn send(
     message: Message,
     reason: DropReason,
 ) -> Result<Verdict, Stop> {
+    let report = Report {
+        span,
+        origin,
+        message,
+        reason,
+        limited_by: origin.tunnel(),
+    };
+    self::report(context, packet, report)
+}
+
+/// Sends an error, or drops the packet for its reason where no error may be sent.
+pub(crate) fn report(
+    context: &mut Context<'_>,
+    packet: &mut Packet<'_>,
+    report: Report,
+) -> Result<Verdict, Stop> {
+    let Report {
+        span,
+        origin,
+        message,
+        reason,
+        limited_by,
+    } = report;
     let router = u128::from(context.tables.settings().router_address);
     let bytes = packet.from(span.start);
     let header = ipv6::Header(bytes.first_chunk().ok_or(reason)?);
@@ -64,12 +127,8 @@ pub(crate) fn send(
         return Err(reason.into());
     }
     let way = way_back(context, origin, reason)?;
-    let tunnel = match origin {
-        Origin::Tunnel(id) => Some(id),
-        Origin::Native { .. } => None,
-    };
     let limits = context.tables.settings().icmp_errors;
-    if !context.local.errors.allow(&limits, tunnel, context.now) {
+    if !context.local.errors.allow(&limits, limited_by, context.now) {
         return Err(DropReason::IcmpRateLimited.into());
     }
     let quoted = span.len().min(QUOTE_MAX);
@@ -98,7 +157,7 @@ pub(crate) fn send(
         end: span.start + quoted,
     };
     write_checksum(packet, out, router, src);
-    back(context, packet, origin, &way, out)
+    back(context, packet, &way, out)
 }
 
 /// Computes the checksum of the ICMPv6 message behind the IPv6 header at `span`.
@@ -117,23 +176,57 @@ pub(crate) fn write_checksum(packet: &mut Packet<'_>, span: Span, src: u128, dst
     }
 }
 
-/// The next hop back to where a packet came from. Asked before anything is written, because a
-/// neighbour that must be resolved first needs the packet as it was.
+/// The way back to where a packet came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// Through a tunnel.
+    Tunnel(TunnelId, FarEnd, NextHopRecord),
+    /// Over a native next hop.
+    Native(NextHopRecord),
+    /// To the relay host's own stack.
+    Host(PortId),
+}
+
+impl Way {
+    /// Largest IPv6 packet that can be sent this way.
+    pub(crate) fn mtu(&self, context: &Context<'_>) -> u16 {
+        match self {
+            Self::Tunnel(id, _, hop) => {
+                let record = context.tables.tunnel(*id);
+                record.map_or(0, |r| Limits::new(context, r, hop).mtu)
+            }
+            Self::Native(hop) => hop.mtu,
+            Self::Host(port) => context.tables.port(*port).map_or(0, |p| p.mtu),
+        }
+    }
+}
+
+/// Looks for the way back. Asked before anything is written, because a neighbour that must be resolved
+/// first needs the packet as it was.
 pub(crate) fn way_back(
     context: &Context<'_>,
     origin: Origin,
     reason: DropReason,
-) -> Result<NextHopRecord, Stop> {
+) -> Result<Way, Stop> {
     let tables = context.tables;
     match origin {
-        Origin::Tunnel(id) => {
+        Origin::Tunnel { id, peer } => {
             let record = tables.tunnel(id).ok_or(reason)?;
-            rewrite::outer_hop(tables, record, None).copied()
+            let far = FarEnd::back(tables, record, peer).ok_or(reason)?;
+            let hop = rewrite::outer_hop(tables, far, None)?;
+            Ok(Way::Tunnel(id, far, *hop))
         }
         Origin::Native {
             source: Target::NextHop(id),
             src,
-        } => rewrite::native_hop(tables, id, src).copied(),
+        } => Ok(Way::Native(*rewrite::native_hop(tables, id, src)?)),
+        Origin::Native {
+            source: Target::Local,
+            ..
+        } => {
+            let port = tables.settings().host_port.ok_or(reason)?;
+            Ok(Way::Host(port))
+        }
         Origin::Native { .. } => Err(reason.into()),
     }
 }
@@ -142,17 +235,27 @@ pub(crate) fn way_back(
 pub(crate) fn back(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
-    origin: Origin,
-    way: &NextHopRecord,
+    way: &Way,
     span: Span,
 ) -> Result<Verdict, Stop> {
-    let port = match origin {
-        Origin::Tunnel(id) => {
-            let record = context.tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
-            rewrite::outer(context, packet, id, record, way, span)?
+    let port = match way {
+        Way::Tunnel(id, far, hop) => {
+            let record = context.tables.tunnel(*id).ok_or(DropReason::NoTunnel)?;
+            let df = Limits::new(context, record, hop).df;
+            let outer = Outer {
+                id: *id,
+                record,
+                far: *far,
+                df,
+            };
+            rewrite::outer(context, packet, &outer, hop, span)?
         }
-        Origin::Native { .. } => {
-            rewrite::link(context.tables, packet, way, ether::TYPE_IPV6, span)?
+        Way::Native(hop) => rewrite::link(context.tables, packet, hop, ether::TYPE_IPV6, span)?,
+        Way::Host(port) => {
+            if !packet.set_bounds(span.start, span.end) {
+                return Err(DropReason::UmemExhausted.into());
+            }
+            *port
         }
     };
     Ok(Verdict::Answer(port))

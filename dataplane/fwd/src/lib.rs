@@ -24,18 +24,23 @@ mod counters;
 mod decap;
 mod drop_reason;
 mod ecn;
+mod embedded;
 mod encap;
 mod event;
+mod icmp4;
 mod icmp_error;
 mod id;
 mod limiter;
 mod local;
 mod lookup;
+mod mss;
 mod packet;
 mod prefix;
+mod probe;
 mod process;
 mod rewrite;
 pub mod tables;
+mod udp;
 mod verdict;
 
 pub use batch::{BATCH_MAX, Batch, PuntInfo};
@@ -46,6 +51,7 @@ pub use id::{NextHopId, PortId, Ticks, TunnelId};
 pub use local::{IpId, Local, LocalConfig};
 pub use packet::{FRAME_LEN, HEADROOM, Packet};
 pub use prefix::{Ipv4Prefix, Ipv6Prefix, ParsePrefixError, link_scoped};
+pub use probe::{NoProbe, Probe, probe};
 pub use process::process;
 pub use tables::{
     DomainKind, DomainSpec, Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions,

@@ -16,8 +16,9 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes a token, `rate` a second and `burst` at most, both per worker in 1/`share`.
-    fn take(&mut self, rate: u32, burst: u32, share: u64, now: Ticks) -> bool {
+    /// Whether there is a token, `rate` coming a second and `burst` at most, both per worker in
+    /// 1/`share`.
+    fn fill(&mut self, rate: u32, burst: u32, share: u64, now: Ticks) -> bool {
         if rate == 0 {
             return true;
         }
@@ -30,11 +31,15 @@ impl Bucket {
             .saturating_mul(u64::from(rate));
         self.tokens = self.tokens.saturating_add(gained).min(full);
         self.last = now.0;
-        if self.tokens < one {
-            return false;
+        self.tokens >= one
+    }
+
+    /// Takes the token that [`Bucket::fill`] found.
+    const fn take(&mut self, rate: u32, share: u64) {
+        if rate != 0 {
+            let one = Ticks::PER_SECOND.saturating_mul(share);
+            self.tokens = self.tokens.saturating_sub(one);
         }
-        self.tokens -= one;
-        true
     }
 }
 
@@ -67,18 +72,29 @@ impl Limiter {
         tunnel: Option<TunnelId>,
         now: Ticks,
     ) -> bool {
-        if let Some(id) = tunnel
-            && let Some(bucket) = self.tunnels.get_mut(id.index() % SLOTS)
-            && !bucket.take(limits.tunnel_per_second, limits.tunnel_burst, 1, now)
-        {
-            return false;
+        let RateLimits {
+            global_per_second,
+            global_burst,
+            tunnel_per_second,
+            tunnel_burst,
+        } = *limits;
+        let global = self
+            .global
+            .fill(global_per_second, global_burst, self.workers, now);
+        let own = tunnel.and_then(|id| self.tunnels.get_mut(id.index() % SLOTS));
+        match own {
+            Some(bucket) => {
+                // a tunnel is not charged for what the others used up
+                if !bucket.fill(tunnel_per_second, tunnel_burst, 1, now) || !global {
+                    return false;
+                }
+                bucket.take(tunnel_per_second, 1);
+            }
+            None if !global => return false,
+            None => {}
         }
-        self.global.take(
-            limits.global_per_second,
-            limits.global_burst,
-            self.workers,
-            now,
-        )
+        self.global.take(global_per_second, self.workers);
+        true
     }
 }
 

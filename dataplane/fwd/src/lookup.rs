@@ -5,7 +5,8 @@ use crate::classify::{Kind, Parsed};
 use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::prefix::link_scoped;
-use crate::tables::{Tables, Target, key4};
+use crate::rewrite::FarEnd;
+use crate::tables::{Tables, Target, UdpMatch, key4};
 use arrayvec::ArrayVec;
 use sixferry_wire::ipv6;
 use std::net::Ipv6Addr;
@@ -18,8 +19,12 @@ pub(crate) fn lookup(
     tables: &Tables,
     worker: usize,
 ) {
-    for p in parsed.iter_mut().filter(|p| p.kind == Kind::Outer) {
-        p.tunnel = tables.index().tunnel41(p.key);
+    for p in parsed.iter_mut() {
+        p.tunnel = match p.kind {
+            Kind::Outer => proto41(tables, p),
+            Kind::Udp => udp(tables, p),
+            _ => None,
+        };
         if let Some(id) = p.tunnel {
             tables.prefetch_tunnel(TunnelId(id), worker);
         }
@@ -33,11 +38,31 @@ pub(crate) fn lookup(
     remotes(parsed, tables);
 }
 
-/// The tunnel a packet leaves by, if it does.
+/// Configured tunnels come before domains.
+#[inline]
+fn proto41(tables: &Tables, p: &Parsed) -> Option<u32> {
+    tables.index().tunnel41(p.key).or_else(|| {
+        let local = u32::from_be_bytes(p.local());
+        tables.index().domain(local).map(|id| id.0)
+    })
+}
+
+#[inline]
+fn udp(tables: &Tables, p: &Parsed) -> Option<u32> {
+    match tables.index().udp(p.key)? {
+        UdpMatch::Tunnel(id) => Some(id),
+        UdpMatch::Group(group) => tables.index().peer(group, p.peer),
+    }
+}
+
+/// The tunnel or domain a packet leaves by, if it does.
 #[inline]
 fn egress(p: &Parsed) -> Option<TunnelId> {
     match (p.kind, Target::decode(p.dst_target)) {
-        (Kind::Outer | Kind::Native, Target::Tunnel(id) | Target::TunnelLink(id)) => Some(id),
+        (
+            Kind::Outer | Kind::Udp | Kind::Native,
+            Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id),
+        ) => Some(id),
         _ => None,
     }
 }
@@ -48,8 +73,10 @@ fn remotes(parsed: &mut [Parsed], tables: &Tables) {
     let mut keys = ArrayVec::<u128, BATCH_MAX>::new();
     let mut found = [0u32; BATCH_MAX];
     for p in parsed.iter_mut() {
-        if let Some(record) = egress(p).and_then(|id| tables.tunnel(id)) {
-            _ = keys.try_push(key4(u32::from_be_bytes(record.remote)));
+        if let Some(record) = egress(p).and_then(|id| tables.tunnel(id))
+            && let Some(far) = FarEnd::of(tables, record, p.dst)
+        {
+            _ = keys.try_push(key4(u32::from_be_bytes(far.address)));
             p.remote_target = Some(0);
         }
     }
@@ -73,7 +100,7 @@ fn addresses(parsed: &mut [Parsed], packets: &[Packet<'_>], tables: &Tables) {
     let mut add = |key| _ = keys.try_push(key);
     for (p, packet) in parsed.iter().zip(packets) {
         match p.kind {
-            Kind::Outer if p.tunnel.is_some() => add(p.dst),
+            Kind::Outer | Kind::Udp if p.tunnel.is_some() => add(p.dst),
             Kind::Native => {
                 add(p.dst);
                 add(source_key(p, packet.rx_port()));
@@ -85,7 +112,9 @@ fn addresses(parsed: &mut [Parsed], packets: &[Packet<'_>], tables: &Tables) {
     let mut results = found.iter().copied();
     for p in parsed.iter_mut() {
         match p.kind {
-            Kind::Outer if p.tunnel.is_some() => p.dst_target = results.next().unwrap_or(0),
+            Kind::Outer | Kind::Udp if p.tunnel.is_some() => {
+                p.dst_target = results.next().unwrap_or(0);
+            }
             Kind::Native => {
                 p.dst_target = results.next().unwrap_or(0);
                 p.src_target = results.next().unwrap_or(0);

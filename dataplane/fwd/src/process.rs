@@ -1,11 +1,11 @@
 //! The three passes.
 
-use crate::answer;
 use crate::batch::{BATCH_MAX, Batch, PuntInfo};
 use crate::classify::{Kind, Parsed, classify};
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
+use crate::icmp4;
 use crate::id::Ticks;
 use crate::local::Local;
 use crate::lookup::lookup;
@@ -52,8 +52,10 @@ pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: T
     let mut parsed = ArrayVec::<Parsed, BATCH_MAX>::new();
     for packet in &batch.packets {
         let p = classify(packet, tables);
-        if p.kind == Kind::Outer {
-            tables.index().prefetch41(p.key);
+        match p.kind {
+            Kind::Outer => tables.index().prefetch41(p.key),
+            Kind::Udp => tables.index().prefetch_udp(p.key),
+            _ => {}
         }
         // as many as there are packets
         _ = parsed.try_push(p);
@@ -92,9 +94,10 @@ fn decide(
     parsed: &Parsed,
 ) -> Result<Verdict, Stop> {
     match parsed.kind {
-        Kind::Outer => decap::decap(context, packet, parsed),
+        Kind::Outer | Kind::Udp => decap::decap(context, packet, parsed),
+        Kind::Fragment => decap::fragment(context, packet, parsed),
         Kind::Native => encap::from_native(context, packet, parsed),
-        Kind::Icmp4 => answer::icmp4(context.tables, packet, parsed),
+        Kind::Icmp4 => icmp4::error(context, packet, parsed),
         Kind::Bad(reason) => Err(reason.into()),
     }
 }

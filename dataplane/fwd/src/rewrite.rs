@@ -8,10 +8,12 @@ use crate::drop_reason::DropReason;
 use crate::id::{NextHopId, PortId, TunnelId};
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
+use crate::tables::live::Endpoint;
 use crate::tables::record::{self, TunnelRecord};
 use crate::tables::{HopState, NextHopRecord, PortKind, Tables, Target};
+use crate::udp;
 use crate::verdict::PuntReason;
-use sixferry_wire::{ether, ipv4, ipv6};
+use sixferry_wire::{checksum, ether, ipv4, ipv6, udp as wire_udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv6 packet inside its frame.
@@ -50,20 +52,105 @@ pub(crate) fn usable(
     Err(Stop::Punt(PuntReason::NextHopUnresolved, info))
 }
 
-/// The next hop towards a tunnel's far end; `known` is what pass two found of its route.
+/// Where a tunnel packet goes on the IPv4 side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FarEnd {
+    pub(crate) address: [u8; 4],
+    /// UDP port, 0 for protocol 41.
+    pub(crate) port: u16,
+}
+
+impl FarEnd {
+    /// The far end of a tunnel or domain for an inner destination; `None` where the domain has none, or
+    /// the UDP peer has not been heard yet.
+    #[inline]
+    pub(crate) fn of(tables: &Tables, record: &TunnelRecord, dst: u128) -> Option<Self> {
+        let (address, port) = match record.flags & (record::DOMAIN | record::UDP) {
+            0 => (record.remote, 0),
+            record::UDP => {
+                let peer = Some(udp::endpoint(tables, record));
+                let Endpoint { address, port } = peer.filter(|peer| peer.known())?;
+                (address, port)
+            }
+            _ => (tables.domain(record)?.far_end(dst)?, 0),
+        };
+        Some(Self { address, port })
+    }
+
+    /// Where an answer to a packet from `peer` goes.
+    pub(crate) fn back(tables: &Tables, record: &TunnelRecord, peer: [u8; 4]) -> Option<Self> {
+        if record.has(record::DOMAIN) {
+            return Some(Self {
+                address: peer,
+                port: 0,
+            });
+        }
+        Self::of(tables, record, 0)
+    }
+}
+
+/// What a tunnel adds in front of an inner packet, in bytes.
+pub(crate) const fn overhead(record: &TunnelRecord) -> u16 {
+    if record.has(record::UDP) { 28 } else { 20 }
+}
+
+/// What a tunnel takes just now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Largest inner packet.
+    pub(crate) mtu: u16,
+    /// Whether the outer packet may not be fragmented.
+    pub(crate) df: bool,
+}
+
+impl Limits {
+    /// RFC 4213 section 3.2: the configured MTU, or less where our own link or the path is known to
+    /// take less, but never below IPv6's minimum.
+    #[inline]
+    pub(crate) fn new(context: &Context<'_>, record: &TunnelRecord, hop: &NextHopRecord) -> Self {
+        let room = hop.mtu.saturating_sub(overhead(record));
+        if record.has(record::DYNAMIC) {
+            return Self::learnt(context, record, hop.mtu);
+        }
+        Self {
+            mtu: record.mtu.min(room.max(ipv6::MIN_MTU)),
+            df: record.has(record::DF),
+        }
+    }
+
+    fn learnt(context: &Context<'_>, record: &TunnelRecord, link: u16) -> Self {
+        let known = context.tables.live(record).and_then(|live| {
+            if context.local.dry_run {
+                live.estimate(record.generation)
+            } else {
+                live.path_mtu(record.generation, link, context.now)
+            }
+        });
+        let path = known.unwrap_or(link).min(link);
+        let mtu = record.mtu.min(path.saturating_sub(overhead(record)));
+        // section 3.2.2: routers fragment what the path does not take whole
+        let whole = mtu >= ipv6::MIN_MTU;
+        Self {
+            mtu: mtu.max(ipv6::MIN_MTU),
+            df: whole,
+        }
+    }
+}
+
+/// The next hop towards a far end; `known` is what pass two found of its route.
 #[inline]
-pub(crate) fn outer_hop<'t>(
-    tables: &'t Tables,
-    record: &TunnelRecord,
+pub(crate) fn outer_hop(
+    tables: &Tables,
+    far: FarEnd,
     known: Option<u32>,
-) -> Result<&'t NextHopRecord, Stop> {
-    let route = known.map_or_else(|| tables.route4(record.remote), Target::decode);
+) -> Result<&NextHopRecord, Stop> {
+    let route = known.map_or_else(|| tables.route4(far.address), Target::decode);
     // RFC 6324: the packet would come straight back to us
-    if route == Target::Local || tables.is_tunnel_local(record.remote) {
+    if route == Target::Local || tables.is_tunnel_local(far.address) {
         return Err(DropReason::LoopSelf.into());
     }
     match route {
-        Target::NextHop(id) => usable(tables, id, IpAddr::V4(Ipv4Addr::from(record.remote))),
+        Target::NextHop(id) => usable(tables, id, IpAddr::V4(Ipv4Addr::from(far.address))),
         Target::Blackhole => Err(DropReason::V6Blackhole.into()),
         _ => Err(DropReason::V4NoRoute.into()),
     }
@@ -119,32 +206,47 @@ pub(crate) fn link(
     }
 }
 
+/// A tunnel as one packet uses it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outer<'t> {
+    pub(crate) id: TunnelId,
+    pub(crate) record: &'t TunnelRecord,
+    pub(crate) far: FarEnd,
+    pub(crate) df: bool,
+}
+
 /// Puts the outer and the link header in front of the finished IPv6 packet `inner`, which fits the
 /// tunnel. RFC 4213 section 3.5.
 #[inline]
 pub(crate) fn outer(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
-    id: TunnelId,
-    record: &TunnelRecord,
+    outer: &Outer<'_>,
     hop: &NextHopRecord,
     inner: Span,
 ) -> Result<PortId, Stop> {
-    let start = inner
-        .start
-        .checked_sub(ipv4::HEADER_LEN)
-        .ok_or(DropReason::UmemExhausted)?;
+    let Outer {
+        id,
+        record,
+        far,
+        df,
+    } = *outer;
     let (class, hop_limit) = packet
         .from(inner.start)
         .first_chunk()
         .map(ipv6::Header)
         .map_or((0, 0), |h| (h.traffic_class(), h.hop_limit()));
-    let total_len = inner.len() + ipv4::HEADER_LEN;
-    // our own link is the one hop whose MTU is known; fragmenting is for a later version
-    if total_len > usize::from(hop.mtu) {
-        return Err(DropReason::V4TooBig.into());
-    }
-    let df = record.has(record::DF);
+    let is_udp = record.has(record::UDP);
+    let payload = if is_udp {
+        udp_header(packet, record, far, inner)?
+    } else {
+        inner
+    };
+    let start = payload
+        .start
+        .checked_sub(ipv4::HEADER_LEN)
+        .ok_or(DropReason::UmemExhausted)?;
+    let total_len = payload.len() + ipv4::HEADER_LEN;
     let dscp = if record.has(record::DSCP_COPY) {
         class & 0xfc
     } else {
@@ -156,27 +258,35 @@ pub(crate) fn outer(
     } else {
         class & 3
     };
+    let sum = if far.address == record.remote {
+        record.template_sum
+    } else {
+        // a domain's or a moved peer's: the template has the configured address, or none
+        let [a, b, c, d] = record.remote;
+        let rest = u64::from(record.template_sum) - checksum::sum(&[a, b, c, d]);
+        u32::try_from(rest + checksum::sum(&far.address)).unwrap_or(0)
+    };
     let repr = ipv4::Repr {
         tos: dscp | ecn,
         total_len: u16::try_from(total_len).unwrap_or(u16::MAX),
         // RFC 6864 section 4.1: with DF the datagram is atomic and any ID is legal
-        identification: if df {
-            0
-        } else {
-            context.local.next_ip_id(record.template_sum)
-        },
+        identification: if df { 0 } else { context.local.next_ip_id(sum) },
         df,
         ttl: if record.has(record::TTL_INHERIT) {
             hop_limit
         } else {
             record.ttl
         },
-        protocol: ipv4::PROTO_IPV6,
+        protocol: if is_udp {
+            ipv4::PROTO_UDP
+        } else {
+            ipv4::PROTO_IPV6
+        },
         src: record.local,
-        dst: record.remote,
+        dst: far.address,
     };
     let out = packet.array_mut(start).ok_or(DropReason::UmemExhausted)?;
-    repr.emit_with(out, u64::from(record.template_sum));
+    repr.emit_with(out, u64::from(sum));
     let span = Span {
         start,
         end: inner.end,
@@ -185,5 +295,50 @@ pub(crate) fn outer(
     if let Some(counters) = context.tables.counters(context.local.worker, id) {
         counters.encapsulated(inner.len());
     }
-    Ok(port)
+    if total_len <= usize::from(hop.mtu) {
+        return Ok(port);
+    }
+    too_big_for_link(context.tables, df, id, port)
+}
+
+/// The finished outer packet exceeds our own link: RFC 791 fragmentation, unless DF forbids it.
+#[cold]
+fn too_big_for_link(tables: &Tables, df: bool, id: TunnelId, port: PortId) -> Result<PortId, Stop> {
+    let reason = PuntReason::OuterTooBig;
+    if df || tables.settings().punt_subscriptions >> reason.index() & 1 == 0 {
+        return Err(DropReason::V4TooBig.into());
+    }
+    let info = PuntInfo {
+        tunnel: Some(id),
+        egress: Some(port),
+        ..PuntInfo::default()
+    };
+    Err(Stop::Punt(reason, info))
+}
+
+/// Puts the UDP header in front of the inner packet. The checksum is computed: IPv4 permits none, but
+/// then nothing protects the ports.
+fn udp_header(
+    packet: &mut Packet<'_>,
+    record: &TunnelRecord,
+    far: FarEnd,
+    inner: Span,
+) -> Result<Span, Stop> {
+    let start = inner
+        .start
+        .checked_sub(wire_udp::HEADER_LEN)
+        .ok_or(DropReason::UmemExhausted)?;
+    let span = Span {
+        start,
+        end: inner.end,
+    };
+    let len = u16::try_from(span.len()).unwrap_or(u16::MAX);
+    let header = packet.array_mut(start).ok_or(DropReason::UmemExhausted)?;
+    wire_udp::emit(header, record.local_port, far.port, len);
+    let datagram = packet.from(start).get(..span.len()).unwrap_or(&[]);
+    let sum = wire_udp::compute_checksum(record.local, far.address, datagram);
+    if let Some(field) = packet.array_mut::<2>(start + 6) {
+        *field = sum.to_be_bytes();
+    }
+    Ok(span)
 }

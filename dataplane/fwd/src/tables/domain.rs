@@ -6,7 +6,6 @@
 
 use super::error::TableError;
 use super::spec::{Dscp, Ecn, MtuMode, Ttl};
-use crate::id::TunnelId;
 use crate::prefix::{Ipv4Prefix, Ipv6Prefix};
 use sixferry_wire::embed::{self, Embedding};
 use sixferry_wire::ipv6;
@@ -287,7 +286,6 @@ pub(crate) enum Role {
 /// A domain as the packet path reads it.
 #[derive(Clone, Debug)]
 pub(crate) struct DomainRecord {
-    pub(crate) id: TunnelId,
     pub(crate) embedding: Embedding,
     pub(crate) role: Role,
     pub(crate) local: u32,
@@ -305,7 +303,7 @@ pub(crate) struct DomainRecord {
 
 impl DomainRecord {
     /// The record of a spec that passed its checks.
-    pub(crate) fn new(id: TunnelId, spec: &DomainSpec) -> Option<Self> {
+    pub(crate) fn new(spec: &DomainSpec) -> Option<Self> {
         let embedding = spec.embedding()?;
         let (role, peer_len) = match spec.kind {
             DomainKind::SixToFour {
@@ -330,7 +328,6 @@ impl DomainRecord {
         let local = u32::from(spec.local);
         let six_to_four = matches!(role, Role::Relay | Role::Site { .. });
         Some(Self {
-            id,
             embedding,
             role,
             local,
@@ -364,6 +361,12 @@ impl DomainRecord {
     #[inline]
     pub(crate) fn is_own(&self, address: u128) -> bool {
         self.embedding.embedded(address) == Some(self.local)
+    }
+
+    /// Whether an IPv6 address is of the site that we serve ourselves.
+    #[inline]
+    pub(crate) fn serves(&self, address: u128) -> bool {
+        self.has_site() && self.is_own(address)
     }
 
     /// Whether no peer can have this IPv4 address. Private addresses are a 6rd domain's daily bread and

@@ -100,6 +100,11 @@ impl Index {
         })
     }
 
+    /// Whether several tunnels share our address and port.
+    pub(crate) fn shares_port(&self, key: u64) -> bool {
+        matches!(self.udp(key), Some(UdpMatch::Group(_)))
+    }
+
     /// The tunnel of a group that has this peer.
     #[inline]
     pub(crate) fn peer(&self, group: u16, peer: Endpoint) -> Option<u32> {

@@ -126,7 +126,12 @@ impl Lpm {
 
     #[inline]
     const fn slot(key: u128, offset: u32) -> usize {
-        ((key << offset) >> (128 - STRIDE)) as usize
+        // routed prefixes rarely reach into the lower half: spare the wide shift
+        if offset <= 64 - STRIDE {
+            ((((key >> 64) as u64) << offset) >> (64 - STRIDE)) as usize
+        } else {
+            ((key << offset) >> (128 - STRIDE)) as usize
+        }
     }
 
     #[inline]

@@ -201,6 +201,11 @@ impl Tables {
         self.domains.get(record.side as usize)?.as_ref()
     }
 
+    #[inline]
+    pub(crate) fn has_domains(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
     pub(crate) fn domains(&self) -> impl Iterator<Item = &DomainRecord> {
         self.domains.iter().flatten()
     }

@@ -56,7 +56,8 @@ impl OuterTable {
         }
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    #[cfg(test)]
+    const fn len(&self) -> usize {
         self.len
     }
 

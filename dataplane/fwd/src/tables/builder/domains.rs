@@ -104,7 +104,7 @@ impl TablesBuilder {
     }
 
     fn write_domain(&mut self, id: TunnelId, spec: &DomainSpec, side: usize) {
-        let Some(domain) = DomainRecord::new(id, spec) else {
+        let Some(domain) = DomainRecord::new(spec) else {
             return;
         };
         let place = u32::try_from(side).unwrap_or(u32::MAX);

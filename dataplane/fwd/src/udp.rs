@@ -1,0 +1,112 @@
+//! IPv6 in UDP: who may send for a tunnel, and when its peer has moved.
+//!
+//! A NAT between the peer and us forgets mappings, so the peer's address and port may change. But
+//! whoever can guess an inner address could pretend to be the moved peer and draw the downlink to
+//! himself: what a packet from elsewhere does is the operator's choice ([`crate::Rebind`]), and even
+//! then only a packet with a right inner source counts, once in ten seconds.
+
+use crate::classify::Parsed;
+use crate::drop_reason::DropReason;
+use crate::event::Event;
+use crate::id::TunnelId;
+use crate::packet::Packet;
+use crate::process::Context;
+use crate::tables::live::Endpoint;
+use crate::tables::record::{self, TunnelRecord};
+use crate::tables::{Tables, Target};
+use sixferry_wire::{ipv4, udp};
+use std::net::Ipv4Addr;
+
+/// Where a tunnel's peer is now.
+#[inline]
+pub(crate) fn endpoint(tables: &Tables, record: &TunnelRecord) -> Endpoint {
+    tables
+        .live(record)
+        .and_then(|live| live.endpoint(record.generation))
+        .unwrap_or_else(|| record.configured())
+}
+
+/// The tunnel whose peer may be speaking from a new place, on a port that several tunnels share: the
+/// inner source says whose packet it claims to be.
+#[cold]
+pub(crate) fn by_inner_source(tables: &Tables, parsed: &Parsed) -> Option<TunnelId> {
+    if parsed.src == 0 || !tables.index().shares_port(parsed.key) {
+        return None;
+    }
+    let id = Target::decode(tables.fib6().lookup(parsed.src)).tunnel()?;
+    let record = tables.tunnel(id)?;
+    let here = crate::tables::port_key(record.local, record.local_port);
+    (record.has(record::UDP) && here == parsed.key).then_some(id)
+}
+
+/// Checks what the datagram says of itself and of its sender. `Ok(true)`: it comes from elsewhere and
+/// has yet to prove its inner source.
+pub(crate) fn sender(
+    context: &Context<'_>,
+    packet: &Packet<'_>,
+    parsed: &Parsed,
+    record: &TunnelRecord,
+) -> Result<bool, DropReason> {
+    let datagram = packet
+        .from(parsed.inner.saturating_sub(udp::HEADER_LEN))
+        .get(..parsed.end.saturating_sub(parsed.inner) + udp::HEADER_LEN)
+        .ok_or(DropReason::UdpLength)?;
+    let outer = packet
+        .from(parsed.l3)
+        .first_chunk()
+        .ok_or(DropReason::V4Truncated)?;
+    let outer = ipv4::Header(outer);
+    if !udp::checksum_ok(outer.src(), outer.dst(), datagram) {
+        return Err(DropReason::UdpChecksum);
+    }
+    let elsewhere = endpoint(context.tables, record) != parsed.peer;
+    if parsed.inner == parsed.end && !elsewhere {
+        return Err(DropReason::UdpKeepalive);
+    }
+    // an empty datagram proves nothing
+    let hopeless = !record.has(record::REBIND_CONTROL | record::REBIND_INNER);
+    if elsewhere && (hopeless || parsed.inner == parsed.end) {
+        return Err(DropReason::UdpRemoteMismatch);
+    }
+    Ok(elsewhere)
+}
+
+/// A packet from elsewhere has proven its inner source.
+#[cold]
+pub(crate) fn moved(
+    context: &mut Context<'_>,
+    parsed: &Parsed,
+    id: TunnelId,
+    record: &TunnelRecord,
+) -> Result<(), DropReason> {
+    if context.local.dry_run {
+        let follows = record.has(record::REBIND_INNER);
+        return follows.then_some(()).ok_or(DropReason::UdpRemoteMismatch);
+    }
+    let from = endpoint(context.tables, record);
+    let Some(live) = context.tables.live(record) else {
+        return Err(DropReason::UdpRemoteMismatch);
+    };
+    if record.has(record::REBIND_INNER) {
+        if !live.adopt(record.generation, parsed.peer, context.now) {
+            return Err(DropReason::UdpRemoteMismatch);
+        }
+        context.local.tell(Event::EndpointChanged {
+            tunnel: id,
+            from: pair(from),
+            to: pair(parsed.peer),
+        });
+        return Ok(());
+    }
+    if live.may_announce(context.now) {
+        context.local.tell(Event::EndpointMismatch {
+            tunnel: id,
+            seen: pair(parsed.peer),
+        });
+    }
+    Err(DropReason::UdpRemoteMismatch)
+}
+
+fn pair(endpoint: Endpoint) -> (Ipv4Addr, u16) {
+    (Ipv4Addr::from(endpoint.address), endpoint.port)
+}
