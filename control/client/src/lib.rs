@@ -23,6 +23,7 @@ mod resync;
 mod retry;
 mod route;
 mod session;
+mod table;
 mod tunnel;
 mod watch;
 

@@ -9,7 +9,8 @@ use sixferry_proto::dataplane::v1 as api;
 
 use api::session_service_client::SessionServiceClient;
 
-use crate::program::{Routes, Tunnels, program};
+use crate::program::program;
+use crate::table::{Routes, Tunnels};
 use crate::{
     Client, Error, ProgramOptions, ProgramReport, Progress, Resync, Route, RouteUpdate, Tunnel,
     TunnelUpdate,
