@@ -124,7 +124,7 @@ pub struct ProgramReport {
     pub failures: Vec<ItemFailure>,
     /// A batch was rolled back; nothing after it was sent.
     pub rolled_back: bool,
-    /// Revision of the tunnel table after the last batch; 0 for routes.
+    /// Revision of the tunnel or domain table after the last batch; 0 for routes.
     pub revision: u64,
 }
 

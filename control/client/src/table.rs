@@ -5,10 +5,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
+use api::domain_service_client::DomainServiceClient;
 use api::route_service_client::RouteServiceClient;
 use api::tunnel_service_client::TunnelServiceClient;
 
-use crate::{RouteUpdate, TunnelUpdate};
+use crate::{DomainUpdate, RouteUpdate, TunnelUpdate};
 
 /// What precedes the updates of every message.
 pub(crate) struct Header {
@@ -104,4 +105,8 @@ table!(
 table!(
     Routes, RouteUpdate, ProgramRoutesRequest, ProgramRoutesResponse,
     "ProgramRoutes" = RouteServiceClient.program_routes, revision: |_| 0
+);
+table!(
+    Domains, DomainUpdate, ProgramDomainsRequest, ProgramDomainsResponse,
+    "ProgramDomains" = DomainServiceClient.program_domains, revision: |answer| answer.revision
 );
