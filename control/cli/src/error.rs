@@ -68,8 +68,7 @@ impl CliError {
             } else {
                 format!("sixferry: {self}{}", self.advice())
             };
-            // Standard error may be closed too; there is nobody left to tell.
-            let _ = io::Write::write_all(&mut io::stderr(), format!("{text}\n").as_bytes());
+            crate::output::note(&text);
         }
         ExitCode::from(code)
     }

@@ -58,7 +58,7 @@ async fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::CheckConfig(args) => return config::check(global, args).await,
         Command::Reload => return config::reload(global).await,
         Command::Doctor(args) => return doctor::run(global, args).await,
-        Command::Lab(args) => return Ok(lab::run(args, global.json).await?),
+        Command::Lab(args) => return lab::run(args, global.json).await,
         Command::Completion(args) => completion::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

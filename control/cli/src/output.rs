@@ -1,5 +1,5 @@
 //! Standard output: JSON, tables, and screens that redraw in place. A closed pipe is an error
-//! here and a clean exit in [`crate::error`], never a panic.
+//! here and a clean exit in [`crate::error`], never a panic (`println!` would).
 
 use std::io::{self, IsTerminal, Write};
 
@@ -19,6 +19,13 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), CliError> {
 /// Writes text and ends the line.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     write(format!("{}\n", text.trim_end_matches('\n')).as_bytes())
+}
+
+/// Says something on standard error. It may be closed: there is nobody left to tell then, and that
+/// is no reason to stop.
+pub(crate) fn note(text: &str) {
+    let line = format!("{}\n", text.trim_end_matches('\n'));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Writes one JSON value, indented: the whole answer of a command.

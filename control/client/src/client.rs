@@ -1,6 +1,6 @@
 //! The connection and everything that only reads.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use api::tunnel_service_client::TunnelServiceClient;
 
 use crate::address::{ip_to_bytes, required_net6};
 use crate::{
-    Backoff, ElectionId, Error, Options, RouteEntry, RouteOrigin, RoutePages, Session, Target,
-    TunnelEntry, TunnelPages, TunnelWatch,
+    Backoff, ElectionId, Error, EventKind, EventWatch, Options, RouteEntry, Session, Target,
+    TunnelEntry, TunnelWatch,
 };
 
 /// How long a stream may live before the client opens the next one. The dataplane refuses TCP
@@ -46,6 +46,14 @@ pub enum TunnelKey {
         local: Ipv4Addr,
         /// Address of the user.
         remote: Ipv4Addr,
+    },
+    /// Outer addresses and ports of a UDP tunnel. Those of the user matter only where tunnels
+    /// share a port.
+    Udp {
+        /// Address and port of the relay.
+        local: SocketAddrV4,
+        /// Address and port of the user.
+        remote: SocketAddrV4,
     },
     /// Inner address, as encapsulation looks it up.
     Inner(Ipv6Addr),
@@ -207,15 +215,6 @@ impl Client {
             .try_into()
     }
 
-    /// The tunnels of an owner, or all, page by page.
-    pub fn tunnels(&self, owner: Option<&str>, page_size: u32) -> TunnelPages {
-        TunnelPages::new(
-            self.clone(),
-            owner.unwrap_or_default().to_owned(),
-            page_size,
-        )
-    }
-
     /// Whose packet is this?
     pub async fn lookup_tunnel(&self, key: TunnelKey) -> Result<TunnelMatch, Error> {
         let key = match key {
@@ -223,6 +222,16 @@ impl Client {
                 api::lookup_tunnel_request::Key::Outer(api::OuterKey {
                     local: local.octets().to_vec(),
                     remote: remote.octets().to_vec(),
+                    local_port: 0,
+                    remote_port: 0,
+                })
+            }
+            TunnelKey::Udp { local, remote } => {
+                api::lookup_tunnel_request::Key::Outer(api::OuterKey {
+                    local: local.ip().octets().to_vec(),
+                    remote: remote.ip().octets().to_vec(),
+                    local_port: local.port().into(),
+                    remote_port: remote.port().into(),
                 })
             }
             TunnelKey::Inner(address) => {
@@ -251,19 +260,10 @@ impl Client {
         TunnelWatch::new(self.clone(), owner.unwrap_or_default().to_owned())
     }
 
-    /// The routes of an owner or an origin, or all, page by page.
-    pub fn routes(
-        &self,
-        owner: Option<&str>,
-        origin: Option<RouteOrigin>,
-        page_size: u32,
-    ) -> RoutePages {
-        RoutePages::new(
-            self.clone(),
-            owner.unwrap_or_default().to_owned(),
-            origin.unwrap_or(RouteOrigin::Unspecified),
-            page_size,
-        )
+    /// Follows events: what the dataplane learns or notices from now on.
+    pub fn watch_events(&self, kinds: &[EventKind], owner: Option<&str>) -> EventWatch {
+        let kinds = kinds.to_vec();
+        EventWatch::new(self.clone(), kinds, owner.unwrap_or_default().to_owned())
     }
 
     /// The route that wins for an address.
@@ -426,8 +426,15 @@ answers!(
     GetTunnelResponse,
     ListTunnelsResponse,
     LookupTunnelResponse,
+    GetDomainResponse,
+    ListDomainsResponse,
+    LookupDomainResponse,
     ListRoutesResponse,
     LookupRouteResponse,
+    ListNeighboursResponse,
+    GetPolicyResponse,
+    SetPolicyResponse,
+    TestPacketResponse,
     ListPortsResponse,
     GetPortResponse,
     ListQueuesResponse,

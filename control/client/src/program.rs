@@ -13,14 +13,11 @@ use sixferry_proto::MAX_UPDATES;
 use sixferry_proto::dataplane::v1 as api;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
-
-use api::route_service_client::RouteServiceClient;
-use api::tunnel_service_client::TunnelServiceClient;
+use tonic::{Request, Status};
 
 use crate::client::STREAM_LIFETIME;
-use crate::{Backoff, Error, RouteUpdate, RpcError, Session, TunnelUpdate};
+use crate::table::{Ack, Header, Table};
+use crate::{Backoff, Error, RpcError, Session};
 
 /// How many failures of one run are kept in full; the others are only counted.
 pub const MAX_FAILURES_KEPT: usize = 1000;
@@ -127,7 +124,7 @@ pub struct ProgramReport {
     pub failures: Vec<ItemFailure>,
     /// A batch was rolled back; nothing after it was sent.
     pub rolled_back: bool,
-    /// Revision of the tunnel table after the last batch; 0 for routes.
+    /// Revision of the tunnel or domain table after the last batch; 0 for routes.
     pub revision: u64,
 }
 
@@ -158,135 +155,6 @@ pub struct ItemFailure {
 impl std::fmt::Display for ItemFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.key, self.error)
-    }
-}
-
-/// The answer to one message.
-pub(crate) struct Ack {
-    instance: String,
-    through: u64,
-    failures: Vec<api::Failure>,
-    counts: api::ApplyCounts,
-    revision: u64,
-    rolled_back: bool,
-}
-
-/// What precedes the updates of every message.
-pub(crate) struct Header {
-    seq: u64,
-    session: String,
-    atomicity: api::Atomicity,
-    validate_only: bool,
-}
-
-/// A table that is written over a Program stream.
-pub(crate) trait Table {
-    const CALL: &'static str;
-    type Update: Send;
-    type Request: Send + 'static;
-    type Response: Send;
-
-    fn request(header: Header, updates: &[Self::Update]) -> Self::Request;
-    fn open(
-        channel: Channel,
-        requests: Request<ReceiverStream<Self::Request>>,
-    ) -> impl Future<Output = Result<Response<Streaming<Self::Response>>, Status>> + Send;
-    fn ack(response: Self::Response) -> Ack;
-    fn key(update: &Self::Update) -> String;
-    fn is_idempotent(update: &Self::Update) -> bool;
-}
-
-pub(crate) struct Tunnels;
-
-impl Table for Tunnels {
-    const CALL: &'static str = "ProgramTunnels";
-    type Update = TunnelUpdate;
-    type Request = api::ProgramTunnelsRequest;
-    type Response = api::ProgramTunnelsResponse;
-
-    fn request(header: Header, updates: &[TunnelUpdate]) -> Self::Request {
-        api::ProgramTunnelsRequest {
-            seq: header.seq,
-            session: header.session,
-            atomicity: header.atomicity.into(),
-            validate_only: header.validate_only,
-            updates: updates.iter().map(TunnelUpdate::to_proto).collect(),
-        }
-    }
-
-    async fn open(
-        channel: Channel,
-        requests: Request<ReceiverStream<Self::Request>>,
-    ) -> Result<Response<Streaming<Self::Response>>, Status> {
-        TunnelServiceClient::new(channel)
-            .program_tunnels(requests)
-            .await
-    }
-
-    fn ack(response: Self::Response) -> Ack {
-        Ack {
-            instance: response.dataplane_instance_id,
-            through: response.applied_through_seq,
-            failures: response.failures,
-            counts: response.counts.unwrap_or_default(),
-            revision: response.revision,
-            rolled_back: response.rolled_back,
-        }
-    }
-
-    fn key(update: &TunnelUpdate) -> String {
-        update.key().to_owned()
-    }
-
-    fn is_idempotent(update: &TunnelUpdate) -> bool {
-        update.is_idempotent()
-    }
-}
-
-pub(crate) struct Routes;
-
-impl Table for Routes {
-    const CALL: &'static str = "ProgramRoutes";
-    type Update = RouteUpdate;
-    type Request = api::ProgramRoutesRequest;
-    type Response = api::ProgramRoutesResponse;
-
-    fn request(header: Header, updates: &[RouteUpdate]) -> Self::Request {
-        api::ProgramRoutesRequest {
-            seq: header.seq,
-            session: header.session,
-            atomicity: header.atomicity.into(),
-            validate_only: header.validate_only,
-            updates: updates.iter().map(RouteUpdate::to_proto).collect(),
-        }
-    }
-
-    async fn open(
-        channel: Channel,
-        requests: Request<ReceiverStream<Self::Request>>,
-    ) -> Result<Response<Streaming<Self::Response>>, Status> {
-        RouteServiceClient::new(channel)
-            .program_routes(requests)
-            .await
-    }
-
-    fn ack(response: Self::Response) -> Ack {
-        Ack {
-            instance: response.dataplane_instance_id,
-            through: response.applied_through_seq,
-            failures: response.failures,
-            counts: response.counts.unwrap_or_default(),
-            revision: 0,
-            rolled_back: response.rolled_back,
-        }
-    }
-
-    fn key(update: &RouteUpdate) -> String {
-        update.key()
-    }
-
-    fn is_idempotent(update: &RouteUpdate) -> bool {
-        update.is_idempotent()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Re-sync by mark and sweep: begin, upsert everything that is wanted, commit.
+//! Re-sync by mark and sweep: begin, upsert everything that is wanted (domains before the routes
+//! into them), commit.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use sixferry_proto::dataplane::v1 as api;
 use api::session_service_client::SessionServiceClient;
 
 use crate::{
-    Error, ProgramOptions, ProgramReport, Progress, Route, RouteUpdate, Session, Tunnel,
-    TunnelUpdate,
+    Domain, DomainUpdate, Error, ProgramOptions, ProgramReport, Progress, Route, RouteUpdate,
+    Session, Tunnel, TunnelUpdate,
 };
 
 /// A sweep of a million objects takes longer than other calls.
@@ -32,6 +33,8 @@ pub struct SyncReport {
     pub swept_tunnels: u64,
     /// Routes removed.
     pub swept_routes: u64,
+    /// Domains removed.
+    pub swept_domains: u64,
     /// Revision of the tunnel table after the sweep.
     pub revision: u64,
 }
@@ -100,6 +103,22 @@ impl<'s> Resync<'s> {
         Ok(report)
     }
 
+    /// Writes wanted domains; may be called any number of times.
+    pub async fn upsert_domains(
+        &mut self,
+        domains: impl IntoIterator<Item = Domain>,
+        options: &ProgramOptions,
+        on_progress: impl FnMut(&Progress),
+    ) -> Result<ProgramReport, Error> {
+        let updates = domains.into_iter().map(DomainUpdate::upsert);
+        let report = self
+            .session
+            .program_domains(updates, options, on_progress)
+            .await?;
+        self.note_failures(&report);
+        Ok(report)
+    }
+
     fn note_failures(&mut self, report: &ProgramReport) {
         self.failed += report.progress.failed;
         if self.first_failure.is_none() {
@@ -138,6 +157,7 @@ impl<'s> Resync<'s> {
         Ok(SyncReport {
             swept_tunnels: answer.swept_tunnels,
             swept_routes: answer.swept_routes,
+            swept_domains: answer.swept_domains,
             revision: answer.revision,
         })
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::Error;
+
 /// Exponential waiting with jitter, and an end.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -34,12 +36,55 @@ impl Backoff {
     }
 
     /// The same without giving up, for watchers.
-    pub(crate) fn delay_unbounded(&self, attempt: u32) -> Duration {
+    fn delay_unbounded(&self, attempt: u32) -> Duration {
         let doubled = self
             .first
             .saturating_mul(1_u32 << attempt.saturating_sub(1).min(16));
         let full = doubled.min(self.longest);
         full.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    }
+}
+
+/// The reconnections of something that is watched for ever.
+#[derive(Debug)]
+pub(crate) struct Reconnect {
+    attempt: u32,
+    backoff: Backoff,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            attempt: 0,
+            backoff: Backoff {
+                first: Duration::from_millis(100),
+                ..Backoff::default()
+            },
+        }
+    }
+}
+
+impl Reconnect {
+    /// A message came.
+    pub(crate) fn progressed(&mut self) {
+        self.attempt = 0;
+    }
+
+    /// The stream broke, or could not be opened. Says whether the reader is to be told, at once
+    /// and once; the waits come before the later attempts. An error that will not go away ends
+    /// the watch.
+    pub(crate) async fn broken(&mut self, was_open: bool, error: Error) -> Result<bool, Error> {
+        // An orderly end after `STREAM_LIFETIME` is as good a reason to open the next stream.
+        let expired = error.code() == Some(tonic::Code::DeadlineExceeded);
+        if !(error.is_transient() || expired) {
+            return Err(error);
+        }
+        let tell = was_open || self.attempt == 0;
+        self.attempt = self.attempt.saturating_add(1);
+        if !tell {
+            tokio::time::sleep(self.backoff.delay_unbounded(self.attempt)).await;
+        }
+        Ok(tell)
     }
 }
 

@@ -25,6 +25,9 @@ pub enum RouteAction {
     Local,
     /// Only read: into this tunnel.
     Tunnel(String),
+    /// Into this domain, to its way out: the border relay of a 6rd customer edge, the relay of a
+    /// 6to4 site. IPv6 only.
+    Domain(String),
 }
 
 /// The way out.
@@ -57,6 +60,7 @@ impl Route {
             RouteAction::Prohibit => api::RouteAction::Prohibit,
             RouteAction::Local => api::RouteAction::Local,
             RouteAction::Tunnel(_) => api::RouteAction::Tunnel,
+            RouteAction::Domain(_) => api::RouteAction::Domain,
         };
         let next_hop = match &self.action {
             RouteAction::Forward(hop) => Some(api::NextHop {
@@ -73,6 +77,10 @@ impl Route {
             next_hop,
             tunnel_id: match &self.action {
                 RouteAction::Tunnel(id) => id.clone(),
+                _ => String::new(),
+            },
+            domain_id: match &self.action {
+                RouteAction::Domain(id) => id.clone(),
                 _ => String::new(),
             },
             ..Default::default()
@@ -128,6 +136,7 @@ impl TryFrom<api::Route> for RouteEntry {
             api::RouteAction::Unreachable => RouteAction::Unreachable,
             api::RouteAction::Prohibit => RouteAction::Prohibit,
             api::RouteAction::Tunnel => RouteAction::Tunnel(proto.tunnel_id),
+            api::RouteAction::Domain => RouteAction::Domain(proto.domain_id),
         };
         let hop = proto.next_hop.unwrap_or_default();
         Ok(Self {
@@ -240,6 +249,7 @@ mod tests {
             RouteAction::Prohibit,
             RouteAction::Local,
             RouteAction::Tunnel("t1".into()),
+            RouteAction::Domain("d1".into()),
         ] {
             let route = Route {
                 destination: "2001:db8:5::/48".parse().unwrap(),

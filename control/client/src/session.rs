@@ -9,10 +9,11 @@ use sixferry_proto::dataplane::v1 as api;
 
 use api::session_service_client::SessionServiceClient;
 
-use crate::program::{Routes, Tunnels, program};
+use crate::program::program;
+use crate::table::{Domains, Routes, Tunnels};
 use crate::{
-    Client, Error, ProgramOptions, ProgramReport, Progress, Resync, Route, RouteUpdate, Tunnel,
-    TunnelUpdate,
+    Client, Domain, DomainUpdate, Error, ProgramOptions, ProgramReport, Progress, Resync, Route,
+    RouteUpdate, Tunnel, TunnelUpdate,
 };
 
 /// Decides between several processes of one owner: the highest wins and fences the others, an
@@ -52,6 +53,7 @@ pub struct Session {
     instance: String,
     tunnel_count: u64,
     route_count: u64,
+    domain_count: u64,
     fenced_other: bool,
 }
 
@@ -70,6 +72,7 @@ impl Session {
             instance: answer.dataplane_instance_id,
             tunnel_count: answer.tunnel_count,
             route_count: answer.route_count,
+            domain_count: answer.domain_count,
             fenced_other: answer.fenced_other,
         })
     }
@@ -122,6 +125,11 @@ impl Session {
         self.route_count
     }
 
+    /// Domains the owner had when it was opened.
+    pub fn domain_count(&self) -> u64 {
+        self.domain_count
+    }
+
     /// Whether opening it fenced an older session.
     pub fn fenced_other(&self) -> bool {
         self.fenced_other
@@ -146,6 +154,16 @@ impl Session {
         on_progress: impl FnMut(&Progress),
     ) -> Result<ProgramReport, Error> {
         program::<Routes, _, _>(self, updates.into_iter(), options, on_progress).await
+    }
+
+    /// Writes domains, as [`Session::program_tunnels`] does tunnels.
+    pub async fn program_domains(
+        &mut self,
+        updates: impl IntoIterator<Item = DomainUpdate>,
+        options: &ProgramOptions,
+        on_progress: impl FnMut(&Progress),
+    ) -> Result<ProgramReport, Error> {
+        program::<Domains, _, _>(self, updates.into_iter(), options, on_progress).await
     }
 
     /// Creates or changes one tunnel.
@@ -176,6 +194,22 @@ impl Session {
     pub async fn delete_route(&mut self, destination: IpNet) -> Result<ProgramReport, Error> {
         let update = [RouteUpdate::delete(destination)];
         self.program_routes(update, &ProgramOptions::default(), |_| {})
+            .await?
+            .all_applied()
+    }
+
+    /// Creates or changes one domain.
+    pub async fn upsert_domain(&mut self, domain: Domain) -> Result<ProgramReport, Error> {
+        let update = [DomainUpdate::upsert(domain)];
+        self.program_domains(update, &ProgramOptions::default(), |_| {})
+            .await?
+            .all_applied()
+    }
+
+    /// Removes one domain, and the routes into it; a missing one is no error.
+    pub async fn delete_domain(&mut self, id: &str) -> Result<ProgramReport, Error> {
+        let update = [DomainUpdate::delete(id)];
+        self.program_domains(update, &ProgramOptions::default(), |_| {})
             .await?
             .all_applied()
     }

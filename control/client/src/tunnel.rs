@@ -1,62 +1,98 @@
 //! The configured tunnel, typed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use sixferry_proto::dataplane::v1 as api;
 
 use crate::address::{net_to_proto, optional_ip, required_net6, required_v4, required_v6};
-use crate::{Error, WriteMode};
+use crate::outer::{mtu, small};
+use crate::{Dscp, Ecn, Endpoint, Error, MtuMode, Ttl, WriteMode};
 
-/// How the tunnel's MTU relates to the outer Don't Fragment bit.
+pub use api::TunnelState;
+
+/// What carries the inner packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MtuMode {
-    /// Fixed MTU, DF clear (RFC 4213 section 3.2.1).
+pub enum Encap {
+    /// IPv4 protocol 41 (RFC 4213).
     #[default]
-    Static,
-    /// Fixed MTU, DF set: for networks whose MTU is known.
-    Managed,
+    SixInFour,
+    /// UDP: passes NAT.
+    Udp(UdpEncap),
 }
 
-/// The outer TTL.
+/// The ports of a UDP tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ttl {
-    /// Always this, 1..=255.
-    Fixed(u8),
-    /// The inner hop limit.
-    Inherit,
+pub struct UdpEncap {
+    /// Our port.
+    pub local_port: u16,
+    /// The user's port; `None`: not known yet, like the user's address.
+    pub remote_port: Option<u16>,
+    /// Several tunnels share `local_port`; they are told apart by the user's endpoint.
+    pub shared: bool,
+    /// What to do when the user appears elsewhere.
+    pub rebind: Rebind,
 }
 
-impl Default for Ttl {
-    fn default() -> Self {
-        Self::Fixed(64)
+impl UdpEncap {
+    /// A port of the tunnel's own, its user not known yet.
+    pub fn new(local_port: u16) -> Self {
+        Self {
+            local_port,
+            remote_port: None,
+            shared: false,
+            rebind: Rebind::default(),
+        }
     }
 }
 
-/// The outer DSCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dscp {
-    /// Always this, 0..=63 (the pipe model of RFC 2983).
-    Fixed(u8),
-    /// The inner one (the uniform model).
-    Copy,
+/// What a UDP tunnel does with a packet from another endpoint than its user's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rebind {
+    /// Drops it.
+    Deny,
+    /// Drops it and tells of it as an event; the controller decides.
+    #[default]
+    Control,
+    /// Follows it if its inner source is one of the tunnel's, at most once in 10 s.
+    InnerSource,
 }
 
-impl Default for Dscp {
+/// How the dataplane finds out whether the user is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LivenessMode {
+    /// Not at all.
+    #[default]
+    Off,
+    /// By any valid packet out of the tunnel.
+    Passive,
+    /// By neighbour solicitations to the user's link-local address.
+    Nud,
+    /// By echo requests to the user's address on the numbered link.
+    Echo,
+}
+
+/// Liveness of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// How.
+    pub mode: LivenessMode,
+    /// Seconds between probes, 5..=3600.
+    pub interval: u16,
+}
+
+impl Default for Liveness {
     fn default() -> Self {
-        Self::Fixed(0)
+        Self {
+            mode: LivenessMode::Off,
+            interval: 30,
+        }
     }
 }
 
-/// ECN at the tunnel entry (RFC 6040 section 4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ecn {
-    /// The outer header carries the inner field.
-    #[default]
-    Normal,
-    /// The outer header is Not-ECT.
-    Compat,
-}
+/// What forged "fragmentation needed" cannot push a path MTU below, if nothing else is said.
+pub const DEFAULT_MIN_PATH_MTU: u16 = 576;
 
 /// The numbered link between relay and user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,25 +103,35 @@ pub struct TunnelLink {
     pub address: Ipv6Addr,
 }
 
-/// What a controller writes: one 6in4 tunnel.
+/// What a controller writes: one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// Natural key: 1 to 63 of `[A-Za-z0-9._-]`.
     pub id: String,
     /// Address of this relay.
     pub local: Ipv4Addr,
-    /// Address of the user.
+    /// Address of the user; 0.0.0.0 with UDP: not known yet.
     pub remote: Ipv4Addr,
+    /// What carries the packets; its kind cannot change after creation.
+    pub encap: Encap,
     /// Prefixes routed into the tunnel.
     pub prefixes: Vec<Ipv6Net>,
     /// The numbered link, if any.
     pub link: Option<TunnelLink>,
     /// Our link-local address; `None`: made from `local`.
     pub link_local: Option<Ipv6Addr>,
-    /// Largest inner packet in bytes.
+    /// Largest inner packet in bytes. With [`MtuMode::Dynamic`] the most it can be; 0 then means
+    /// what the encapsulation leaves of 1500.
     pub mtu: u16,
     /// How DF is set.
     pub mtu_mode: MtuMode,
+    /// [`MtuMode::Dynamic`]: first estimate, in bytes of the outer packet; `None`: the MTU of the
+    /// egress link.
+    pub path_mtu: Option<u16>,
+    /// [`MtuMode::Dynamic`]: the estimate is not pushed below this.
+    pub min_path_mtu: u16,
+    /// Lowers the MSS of TCP connections to what the tunnel carries.
+    pub mss_clamp: bool,
     /// Outer TTL.
     pub ttl: Ttl,
     /// Outer DSCP.
@@ -98,51 +144,68 @@ pub struct Tunnel {
     pub strict_source: bool,
     /// Administrative state.
     pub admin_up: bool,
+    /// Whether and how the user's life is watched.
+    pub liveness: Liveness,
 }
 
 impl Tunnel {
-    /// A tunnel with the defaults of the API and no prefixes.
+    /// A 6in4 tunnel with the defaults of the API and no prefixes.
     pub fn new(id: impl Into<String>, local: Ipv4Addr, remote: Ipv4Addr) -> Self {
         Self {
             id: id.into(),
             local,
             remote,
+            encap: Encap::SixInFour,
             prefixes: Vec::new(),
             link: None,
             link_local: None,
             mtu: 1280,
             mtu_mode: MtuMode::default(),
+            path_mtu: None,
+            min_path_mtu: DEFAULT_MIN_PATH_MTU,
+            mss_clamp: false,
             ttl: Ttl::default(),
             dscp: Dscp::default(),
             dscp_decap_copy: false,
             ecn: Ecn::default(),
             strict_source: true,
             admin_up: true,
+            liveness: Liveness::default(),
+        }
+    }
+
+    /// A UDP tunnel with the defaults of the API, no prefixes, and a user who is not known yet.
+    pub fn udp(id: impl Into<String>, local: Ipv4Addr, local_port: u16) -> Self {
+        Self {
+            encap: Encap::Udp(UdpEncap::new(local_port)),
+            ..Self::new(id, local, Ipv4Addr::UNSPECIFIED)
         }
     }
 
     /// The message for the API; output-only fields stay empty.
     pub fn to_proto(&self) -> api::Tunnel {
-        let mtu_mode = match self.mtu_mode {
-            MtuMode::Static => api::MtuMode::Static,
-            MtuMode::Managed => api::MtuMode::Managed,
+        let (ttl, ttl_inherit) = self.ttl.to_proto();
+        let (dscp, dscp_copy) = self.dscp.to_proto();
+        let (encapsulation, udp) = match self.encap {
+            Encap::SixInFour => (api::Encapsulation::SixInFour, None),
+            Encap::Udp(udp) => (api::Encapsulation::Udp, Some(udp)),
         };
-        let ecn = match self.ecn {
-            Ecn::Normal => api::EcnMode::Normal,
-            Ecn::Compat => api::EcnMode::Compat,
+        let rebind = match udp.map(|u| u.rebind) {
+            None => api::RebindPolicy::Unspecified,
+            Some(Rebind::Deny) => api::RebindPolicy::Deny,
+            Some(Rebind::Control) => api::RebindPolicy::Control,
+            Some(Rebind::InnerSource) => api::RebindPolicy::InnerSource,
         };
-        let (ttl, ttl_inherit) = match self.ttl {
-            Ttl::Fixed(ttl) => (Some(u32::from(ttl)), false),
-            Ttl::Inherit => (None, true),
-        };
-        let (dscp, dscp_copy) = match self.dscp {
-            Dscp::Fixed(dscp) => (Some(u32::from(dscp)), false),
-            Dscp::Copy => (None, true),
+        let liveness = match self.liveness.mode {
+            LivenessMode::Off => api::LivenessMode::Off,
+            LivenessMode::Passive => api::LivenessMode::Passive,
+            LivenessMode::Nud => api::LivenessMode::Nud,
+            LivenessMode::Echo => api::LivenessMode::Echo,
         };
         let prefixes = self.prefixes.iter().map(|p| net_to_proto(IpNet::V6(*p)));
         api::Tunnel {
             id: self.id.clone(),
-            encapsulation: api::Encapsulation::SixInFour.into(),
+            encapsulation: encapsulation.into(),
             local: self.local.octets().to_vec(),
             remote: self.remote.octets().to_vec(),
             prefixes: prefixes.collect(),
@@ -154,15 +217,24 @@ impl Tunnel {
                 .link_local
                 .map_or_else(Vec::new, |a| a.octets().to_vec()),
             mtu: u32::from(self.mtu),
-            mtu_mode: mtu_mode.into(),
+            mtu_mode: self.mtu_mode.to_proto().into(),
             ttl,
             ttl_inherit,
             dscp,
             dscp_copy,
             dscp_decap_copy: self.dscp_decap_copy,
-            ecn: ecn.into(),
+            ecn: self.ecn.to_proto().into(),
             strict_source: Some(self.strict_source),
             admin_up: Some(self.admin_up),
+            local_port: udp.map_or(0, |u| u.local_port.into()),
+            remote_port: udp.and_then(|u| u.remote_port).map_or(0, u32::from),
+            shared_port: udp.is_some_and(|u| u.shared),
+            rebind: rebind.into(),
+            path_mtu: self.path_mtu.map_or(0, u32::from),
+            min_path_mtu: self.min_path_mtu.into(),
+            mss_clamp: self.mss_clamp,
+            liveness: liveness.into(),
+            liveness_interval_seconds: self.liveness.interval.into(),
             ..Default::default()
         }
     }
@@ -183,6 +255,38 @@ pub struct TunnelEntry {
     pub stale: bool,
     /// Revision of the table that last changed it.
     pub revision: u64,
+    /// Where the user is now; `None`: not known yet.
+    pub endpoint: Option<Endpoint>,
+    /// [`MtuMode::Dynamic`]: what the path MTU is believed to be, in bytes of the outer packet.
+    pub learnt_path_mtu: Option<u32>,
+    /// Largest inner packet that is sent into the tunnel now; `None` where it is not told.
+    pub current_mtu: Option<u32>,
+    /// Whether it carries traffic.
+    pub state: TunnelState,
+    /// Time since the last sign of life; `None`: none seen, or nobody watches.
+    pub last_seen: Option<Duration>,
+    /// ICMPv4 errors about its packets.
+    pub outer_errors: u64,
+}
+
+impl TunnelEntry {
+    /// A tunnel of which nothing else is known.
+    pub fn new(tunnel: Tunnel) -> Self {
+        Self {
+            tunnel,
+            owner: String::new(),
+            counters: None,
+            generation: 0,
+            stale: false,
+            revision: 0,
+            endpoint: None,
+            learnt_path_mtu: None,
+            current_mtu: None,
+            state: TunnelState::Unspecified,
+            last_seen: None,
+            outer_errors: 0,
+        }
+    }
 }
 
 impl TryFrom<api::Tunnel> for TunnelEntry {
@@ -190,9 +294,15 @@ impl TryFrom<api::Tunnel> for TunnelEntry {
 
     fn try_from(proto: api::Tunnel) -> Result<Self, Error> {
         let prefix = |p: &api::IpPrefix| required_net6("tunnel.prefixes", p);
+        let encap = encap_from_proto(&proto)?;
+        let mtu_mode = MtuMode::from_proto(proto.mtu_mode());
         let tunnel = Tunnel {
             local: required_v4("tunnel.local", &proto.local)?,
-            remote: required_v4("tunnel.remote", &proto.remote)?,
+            remote: match encap {
+                Encap::Udp(_) if proto.remote.is_empty() => Ipv4Addr::UNSPECIFIED,
+                _ => required_v4("tunnel.remote", &proto.remote)?,
+            },
+            encap,
             prefixes: proto
                 .prefixes
                 .iter()
@@ -200,39 +310,40 @@ impl TryFrom<api::Tunnel> for TunnelEntry {
                 .collect::<Result<_, _>>()?,
             link: link_from_proto(&proto)?,
             link_local: link_local_from_proto(&proto)?,
-            mtu: u16::try_from(if proto.mtu == 0 { 1280 } else { proto.mtu })
-                .map_err(|_| Error::malformed("tunnel.mtu", "is too large"))?,
-            mtu_mode: match proto.mtu_mode() {
-                api::MtuMode::Managed => MtuMode::Managed,
-                api::MtuMode::Static | api::MtuMode::Unspecified => MtuMode::Static,
+            mtu: match mtu_mode {
+                MtuMode::Dynamic => small("tunnel.mtu", proto.mtu)?,
+                MtuMode::Static | MtuMode::Managed => mtu("tunnel.mtu", proto.mtu)?,
             },
-            ttl: match proto.ttl {
-                _ if proto.ttl_inherit => Ttl::Inherit,
-                None => Ttl::default(),
-                Some(ttl) => Ttl::Fixed(
-                    u8::try_from(ttl)
-                        .map_err(|_| Error::malformed("tunnel.ttl", "is too large"))?,
-                ),
+            mtu_mode,
+            path_mtu: match proto.path_mtu {
+                0 => None,
+                path_mtu => Some(small("tunnel.path_mtu", path_mtu)?),
             },
-            dscp: match proto.dscp {
-                _ if proto.dscp_copy => Dscp::Copy,
-                None => Dscp::default(),
-                Some(dscp) => Dscp::Fixed(
-                    u8::try_from(dscp)
-                        .map_err(|_| Error::malformed("tunnel.dscp", "is too large"))?,
-                ),
+            min_path_mtu: match proto.min_path_mtu {
+                0 => DEFAULT_MIN_PATH_MTU,
+                least => small("tunnel.min_path_mtu", least)?,
             },
+            mss_clamp: proto.mss_clamp,
+            ttl: Ttl::from_proto("tunnel.ttl", proto.ttl, proto.ttl_inherit)?,
+            dscp: Dscp::from_proto("tunnel.dscp", proto.dscp, proto.dscp_copy)?,
             dscp_decap_copy: proto.dscp_decap_copy,
-            ecn: match proto.ecn() {
-                api::EcnMode::Compat => Ecn::Compat,
-                api::EcnMode::Normal | api::EcnMode::Unspecified => Ecn::Normal,
-            },
+            ecn: Ecn::from_proto(proto.ecn()),
             strict_source: proto.strict_source.unwrap_or(true),
             admin_up: proto.admin_up.unwrap_or(true),
-            id: proto.id,
+            liveness: liveness_from_proto(&proto)?,
+            id: proto.id.clone(),
         };
+        let endpoint = proto.endpoint.as_ref();
         Ok(Self {
             tunnel,
+            state: proto.state(),
+            endpoint: endpoint
+                .map(|e| Endpoint::from_proto("tunnel.endpoint", e))
+                .transpose()?,
+            learnt_path_mtu: (proto.learnt_path_mtu != 0).then_some(proto.learnt_path_mtu),
+            current_mtu: (proto.current_mtu != 0).then_some(proto.current_mtu),
+            last_seen: proto.last_seen.and_then(|d| Duration::try_from(d).ok()),
+            outer_errors: proto.outer_errors,
             owner: proto.owner,
             counters: proto.counters,
             generation: proto.generation,
@@ -240,6 +351,40 @@ impl TryFrom<api::Tunnel> for TunnelEntry {
             revision: proto.revision,
         })
     }
+}
+
+fn encap_from_proto(proto: &api::Tunnel) -> Result<Encap, Error> {
+    Ok(match proto.encapsulation() {
+        api::Encapsulation::SixInFour | api::Encapsulation::Unspecified => Encap::SixInFour,
+        api::Encapsulation::Udp => Encap::Udp(UdpEncap {
+            local_port: small("tunnel.local_port", proto.local_port)?,
+            remote_port: match proto.remote_port {
+                0 => None,
+                port => Some(small("tunnel.remote_port", port)?),
+            },
+            shared: proto.shared_port,
+            rebind: match proto.rebind() {
+                api::RebindPolicy::Deny => Rebind::Deny,
+                api::RebindPolicy::Control | api::RebindPolicy::Unspecified => Rebind::Control,
+                api::RebindPolicy::InnerSource => Rebind::InnerSource,
+            },
+        }),
+    })
+}
+
+fn liveness_from_proto(proto: &api::Tunnel) -> Result<Liveness, Error> {
+    Ok(Liveness {
+        mode: match proto.liveness() {
+            api::LivenessMode::Off | api::LivenessMode::Unspecified => LivenessMode::Off,
+            api::LivenessMode::Passive => LivenessMode::Passive,
+            api::LivenessMode::Nud => LivenessMode::Nud,
+            api::LivenessMode::Echo => LivenessMode::Echo,
+        },
+        interval: match proto.liveness_interval_seconds {
+            0 => Liveness::default().interval,
+            seconds => small("tunnel.liveness_interval_seconds", seconds)?,
+        },
+    })
 }
 
 fn link_from_proto(proto: &api::Tunnel) -> Result<Option<TunnelLink>, Error> {
@@ -292,6 +437,22 @@ pub enum TunnelField {
     StrictSource,
     /// `admin_up`
     AdminUp,
+    /// `remote_port`
+    RemotePort,
+    /// `rebind`
+    Rebind,
+    /// `path_mtu`
+    PathMtu,
+    /// `min_path_mtu`
+    MinPathMtu,
+    /// `mss_clamp`
+    MssClamp,
+    /// `liveness`
+    LivenessMode,
+    /// `liveness.interval`
+    LivenessInterval,
+    /// `local_port`
+    LocalPort,
 }
 
 impl TunnelField {
@@ -311,6 +472,14 @@ impl TunnelField {
             Self::Ecn => &["ecn"],
             Self::StrictSource => &["strict_source"],
             Self::AdminUp => &["admin_up"],
+            Self::RemotePort => &["remote_port"],
+            Self::Rebind => &["rebind"],
+            Self::PathMtu => &["path_mtu"],
+            Self::MinPathMtu => &["min_path_mtu"],
+            Self::MssClamp => &["mss_clamp"],
+            Self::LivenessMode => &["liveness"],
+            Self::LivenessInterval => &["liveness_interval_seconds"],
+            Self::LocalPort => &["local_port"],
         }
     }
 }
@@ -432,7 +601,27 @@ mod tests {
             dscp: Dscp::Fixed(46),
             ..plain.clone()
         };
-        for tunnel in [plain, fixed, full()] {
+        let udp = Tunnel {
+            remote: [192, 0, 2, 9].into(),
+            encap: Encap::Udp(UdpEncap {
+                remote_port: Some(40_000),
+                shared: true,
+                rebind: Rebind::InnerSource,
+                ..UdpEncap::new(4028)
+            }),
+            mtu: 0,
+            mtu_mode: MtuMode::Dynamic,
+            path_mtu: Some(1400),
+            min_path_mtu: 1000,
+            mss_clamp: true,
+            liveness: Liveness {
+                mode: LivenessMode::Nud,
+                interval: 60,
+            },
+            ..Tunnel::udp("u1", [198, 51, 100, 1].into(), 4028)
+        };
+        let unknown = Tunnel::udp("u2", [198, 51, 100, 1].into(), 4029);
+        for tunnel in [plain, fixed, full(), udp, unknown] {
             let entry = TunnelEntry::try_from(tunnel.to_proto()).unwrap();
             assert_eq!(entry.tunnel, tunnel);
         }
@@ -448,6 +637,46 @@ mod tests {
         };
         let expected = Tunnel::new("t", [198, 51, 100, 1].into(), [192, 0, 2, 1].into());
         assert_eq!(TunnelEntry::try_from(sparse).unwrap().tunnel, expected);
+    }
+
+    #[test]
+    fn a_udp_user_may_be_unknown_and_a_6in4_user_may_not() {
+        let mut proto = Tunnel::udp("u", [198, 51, 100, 1].into(), 4028).to_proto();
+        proto.remote.clear();
+        let entry = TunnelEntry::try_from(proto.clone()).unwrap();
+        assert_eq!(entry.tunnel.remote, Ipv4Addr::UNSPECIFIED);
+        assert_eq!(entry.endpoint, None);
+        proto.encapsulation = api::Encapsulation::SixInFour.into();
+        let error = TunnelEntry::try_from(proto).unwrap_err();
+        assert!(error.to_string().contains("tunnel.remote"), "{error}");
+    }
+
+    #[test]
+    fn what_the_dataplane_learnt_is_kept_apart_from_what_was_written() {
+        let proto = api::Tunnel {
+            endpoint: Some(api::Endpoint {
+                address: vec![203, 0, 113, 7],
+                port: 61_000,
+            }),
+            learnt_path_mtu: 1400,
+            current_mtu: 1372,
+            state: TunnelState::Unreachable.into(),
+            last_seen: Some(prost_types::Duration {
+                seconds: 95,
+                nanos: 0,
+            }),
+            outer_errors: 3,
+            ..full().to_proto()
+        };
+        let entry = TunnelEntry::try_from(proto).unwrap();
+        assert_eq!(entry.endpoint.unwrap().to_string(), "203.0.113.7:61000");
+        assert_eq!(
+            (entry.learnt_path_mtu, entry.current_mtu),
+            (Some(1400), Some(1372))
+        );
+        assert_eq!(entry.state, TunnelState::Unreachable);
+        assert_eq!(entry.last_seen, Some(Duration::from_secs(95)));
+        assert_eq!(entry.tunnel, full());
     }
 
     #[test]

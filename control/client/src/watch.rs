@@ -1,7 +1,6 @@
 //! Following the tunnel table across broken connections and restarts of the dataplane.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use sixferry_proto::dataplane::v1 as api;
 use tonic::{Request, Streaming};
@@ -10,7 +9,8 @@ use api::tunnel_event::Event;
 use api::tunnel_service_client::TunnelServiceClient;
 
 use crate::client::STREAM_LIFETIME;
-use crate::{Backoff, Client, Error, TunnelEntry};
+use crate::retry::Reconnect;
+use crate::{Client, Error, TunnelEntry};
 
 /// What a watcher sees.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +53,7 @@ pub struct TunnelWatch {
     instance: String,
     /// The reader has seen a part of a snapshot that was never completed.
     partial: bool,
-    attempt: u32,
-    backoff: Backoff,
+    reconnect: Reconnect,
 }
 
 impl TunnelWatch {
@@ -67,11 +66,7 @@ impl TunnelWatch {
             revision: None,
             instance: String::new(),
             partial: false,
-            attempt: 0,
-            backoff: Backoff {
-                first: Duration::from_millis(100),
-                ..Backoff::default()
-            },
+            reconnect: Reconnect::default(),
         }
     }
 
@@ -134,7 +129,7 @@ impl TunnelWatch {
     }
 
     fn take(&mut self, message: api::WatchTunnelsResponse) -> Result<(), Error> {
-        self.attempt = 0;
+        self.reconnect.progressed();
         self.client.note_instance(&message.dataplane_instance_id);
         self.instance = message.dataplane_instance_id;
         let mut complete = self.revision.is_some();
@@ -168,21 +163,10 @@ impl TunnelWatch {
     }
 
     async fn broken(&mut self, error: Error) -> Result<(), Error> {
-        // An orderly end after `STREAM_LIFETIME` is as good a reason to open the next stream.
-        let expired = error.code() == Some(tonic::Code::DeadlineExceeded);
-        if !(error.is_transient() || expired) {
-            return Err(error);
-        }
-        let first = self.stream.take().is_some() || self.attempt == 0;
-        self.attempt = self.attempt.saturating_add(1);
-        if first {
-            self.queue.push_back(WatchEvent::Disconnected {
-                cause: error.to_string(),
-            });
-        }
-        // The wait is part of the next call, so that the reader hears of it at once.
-        if !first {
-            tokio::time::sleep(self.backoff.delay_unbounded(self.attempt)).await;
+        let cause = error.to_string();
+        let was_open = self.stream.take().is_some();
+        if self.reconnect.broken(was_open, error).await? {
+            self.queue.push_back(WatchEvent::Disconnected { cause });
         }
         Ok(())
     }

@@ -96,7 +96,8 @@ async fn main() -> ExitCode {
     match six_in_four(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sixferry-cpe: {error}");
+            // Nobody may be listening; the exit code says it too.
+            let _ = writeln!(std::io::stderr(), "sixferry-cpe: {error}");
             ExitCode::from(EXIT_SETUP)
         }
     }

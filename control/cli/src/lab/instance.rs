@@ -195,7 +195,7 @@ impl Drop for Lab {
         if !self.keep
             && let Err(error) = self.tear_down()
         {
-            eprintln!("sixferry: while taking the lab down: {error}");
+            crate::output::note(&format!("sixferry: while taking the lab down: {error}"));
         }
     }
 }

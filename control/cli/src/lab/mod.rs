@@ -29,6 +29,8 @@ use self::report::Report;
 use self::state::RunDir;
 use self::stop::Stop;
 use self::topology::{Arms, Role, Topology};
+use crate::error::CliError;
+use crate::output;
 
 /// What shells say of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -123,15 +125,15 @@ fn parse_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// When the lab cannot be built or taken down; a demo whose flows fail is exit code 1 instead.
-pub(crate) async fn run(args: LabArgs, json: bool) -> Result<ExitCode, Error> {
+pub(crate) async fn run(args: LabArgs, json: bool) -> Result<ExitCode, CliError> {
     let outcome = match args.command {
         LabCommand::Demo(args) => demo(args, json).await,
         LabCommand::Up(args) => up(args, json).await,
         LabCommand::Down(args) => down(&args, json),
-        LabCommand::Shell(args) => shell(&args),
+        LabCommand::Shell(args) => Err(shell(&args).into()),
     };
     match outcome {
-        Err(Error::Interrupted) => {
+        Err(CliError::Lab(Error::Interrupted)) => {
             say("interrupted; everything is taken down");
             Ok(ExitCode::from(INTERRUPTED))
         }
@@ -141,10 +143,10 @@ pub(crate) async fn run(args: LabArgs, json: bool) -> Result<ExitCode, Error> {
 
 /// Progress goes to standard error: standard output is for the result.
 fn say(text: &str) {
-    eprintln!("lab: {text}");
+    output::note(&format!("lab: {text}"));
 }
 
-async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, Error> {
+async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, CliError> {
     let stop = Stop::install()?;
     let seconds = Duration::from_secs(args.seconds);
     let (mut lab, api) = Lab::up(args.build.options(), false, &stop, say).await?;
@@ -160,15 +162,16 @@ async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, Error> {
     };
     drop(api);
     lab.down()?;
-    if json {
-        println!("{}", report.to_json());
+    let shown = if json {
+        output::json(&report)
     } else {
-        print!("{report}");
-    }
+        output::write(report.to_string().as_bytes())
+    };
     if report.passed {
-        return Ok(ExitCode::SUCCESS);
+        return shown.map(|()| ExitCode::SUCCESS);
     }
-    eprintln!("lab: the daemon's log ends with\n{log}");
+    // A failed demo is a failure also for who did not read to the end.
+    say(&format!("the daemon's log ends with\n{log}"));
     Ok(ExitCode::FAILURE)
 }
 
@@ -183,7 +186,7 @@ async fn traffic(
     let run = move || {
         flow::run_all(&topology, mtu, seconds, &stop, |flow| {
             if !json {
-                eprintln!("lab: {flow}");
+                say(&flow.to_string());
             }
         })
     };
@@ -196,10 +199,9 @@ async fn traffic(
     }
 }
 
-async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, Error> {
+async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, CliError> {
     let stop = Stop::install()?;
     let (lab, _) = Lab::up(args.options(), true, &stop, say).await?;
-    let flag = name_flag(&lab.options.name);
     let socket = lab.dir().socket();
     if json {
         let namespaces: serde_json::Map<_, _> = lab
@@ -213,53 +215,61 @@ async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, Error> {
                 )
             })
             .collect();
-        let text = serde_json::json!({
+        output::json(&serde_json::json!({
             "name": lab.options.name,
             "directory": lab.dir().path(),
             "socket": socket,
             "namespaces": namespaces,
-        });
-        println!("{text:#}");
+        }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("The lab is up.\n\n{}\n", lab.topology);
-    println!(
-        "  sixferry lab shell user{flag}     then: ping {}",
-        topology::HOST_V6
-    );
-    println!(
-        "  sixferry lab shell host{flag}     then: ping {}",
-        topology::USER_V6
-    );
-    println!("  sixferry lab shell relay{flag}    then: sixferry status");
-    println!("  sixferry --socket {} tunnel list", socket.display());
-    println!(
-        "  sixferry lab down{flag}\n\nLogs are in {}.",
+    let flag = name_flag(&lab.options.name);
+    let (host, user) = (topology::HOST_V6, topology::USER_V6);
+    output::line(&format!(
+        "The lab is up.\n\n{}\n\n  \
+         sixferry lab shell user{flag}     then: ping {host}\n  \
+         sixferry lab shell host{flag}     then: ping {user}\n  \
+         sixferry lab shell relay{flag}    then: sixferry status\n  \
+         sixferry --socket {} tunnel list\n  \
+         sixferry lab down{flag}\n\n\
+         Logs are in {}.",
+        lab.topology,
+        socket.display(),
         lab.dir().path().display()
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn down(name: &NameArgs, json: bool) -> Result<ExitCode, Error> {
+fn down(name: &NameArgs, json: bool) -> Result<ExitCode, CliError> {
     if !rustix::process::geteuid().is_root() {
-        return Err(Error::NotRoot);
+        return Err(Error::NotRoot.into());
     }
     let found = instance::take_down(&name.name)?;
     if json {
-        println!(
-            "{}",
-            serde_json::json!({ "name": name.name, "found": found })
-        );
+        output::json_line(&serde_json::json!({ "name": name.name, "found": found }))?;
     } else if found {
-        println!("The lab is down.");
+        output::line("The lab is down.")?;
     } else {
-        println!("There was no lab{} to take down.", name_flag(&name.name));
+        let flag = name_flag(&name.name);
+        output::line(&format!("There was no lab{flag} to take down."))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Becomes a shell (or another command) inside the namespace.
-fn shell(args: &ShellArgs) -> Result<ExitCode, Error> {
+/// Becomes a shell (or another command) inside the namespace; returns only if it cannot.
+fn shell(args: &ShellArgs) -> Error {
+    let mut command = match shell_command(args) {
+        Ok(command) => command,
+        Err(error) => return error,
+    };
+    let source = command.exec();
+    Error::Io {
+        what: "cannot run a shell".to_owned(),
+        source,
+    }
+}
+
+fn shell_command(args: &ShellArgs) -> Result<Command, Error> {
     let name = &args.name.name;
     let dir = RunDir::of(name);
     let not_running = || Error::NotRunning {
@@ -288,9 +298,5 @@ fn shell(args: &ShellArgs) -> Result<ExitCode, Error> {
         // So that `sixferry status` inside talks to the lab's daemon.
         .env("SIXFERRY_SOCKET", dir.socket())
         .env("PS1", format!("{}# ", args.role.name()));
-    let source = command.exec();
-    Err(Error::Io {
-        what: "cannot run a shell".to_owned(),
-        source,
-    })
+    Ok(command)
 }

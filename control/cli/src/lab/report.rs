@@ -184,10 +184,6 @@ impl Report {
             cpe: lab.cpe_counters(stop)?,
         })
     }
-
-    pub(super) fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default()
-    }
 }
 
 /// The figures of one moment, and whether they account for every packet.
