@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::Api;
 use crate::control::error::Error;
 use crate::control::read::{SCAN_SLOTS, Sample};
-use crate::convert::{tunnel_counters, worker_counters};
+use crate::convert::counter::{tunnel_counters, worker_counters};
 
 const MAX_TUNNELS: usize = 1000;
 const MAX_TOP: u32 = 100;
@@ -250,6 +250,7 @@ impl Api {
                     })
                     .collect(),
             }),
+            ..pb::CounterReport::default()
         }
     }
 

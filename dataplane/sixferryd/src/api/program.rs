@@ -1,4 +1,4 @@
-//! The bidirectional stream both Program calls share.
+//! The bidirectional stream all Program calls share.
 //!
 //! Requests are applied as they come; each answer waits until the workers see its effect. The two
 //! run apart, so that a client which sends ahead is not slowed down by the pace of publishing, and
@@ -15,40 +15,56 @@ use tonic::{Status, Streaming};
 
 use super::status::failure_status;
 use crate::control::error::Error;
+use crate::control::session::OwnerId;
 use crate::control::shared::Shared;
-use crate::control::{Control, Outcome};
+use crate::control::{Atomicity, Control, Outcome};
+use crate::convert::atomicity;
 
 /// Messages applied but not yet acknowledged, per stream.
 const IN_FLIGHT: usize = 16;
 
-/// A request of one of the two calls.
-pub(super) trait ProgramRequest: Send + 'static {
-    fn seq(&self) -> u64;
-    fn len(&self) -> usize;
-    fn session(&self) -> &str;
-    /// Converts the entries, without the lock.
-    fn prepare(self) -> Result<Prepared, Error>;
+/// What is common to the requests of all Program calls.
+#[derive(Debug)]
+pub(super) struct Message<U> {
+    pub(super) seq: u64,
+    pub(super) session: String,
+    pub(super) atomicity: i32,
+    pub(super) validate_only: bool,
+    pub(super) updates: Vec<U>,
 }
 
-/// The part of a message that needs the lock; an error ends the stream.
-pub(super) type Prepared = Box<dyn FnOnce(&mut Control) -> Result<Outcome, Error> + Send>;
+/// One of the Program calls: how its entries are read, applied and answered.
+pub(super) trait Program: 'static {
+    type Request: Send + 'static;
+    type Update;
+    type Op: Send;
+    type Response: Send + 'static;
+
+    fn message(request: Self::Request) -> Message<Self::Update>;
+    /// Reads an entry, without the lock. What cannot be read becomes an entry that fails.
+    fn op(update: Self::Update) -> Self::Op;
+    fn apply(
+        control: &mut Control,
+        owner: OwnerId,
+        ops: Vec<Self::Op>,
+        atomicity: Atomicity,
+        validate_only: bool,
+    ) -> Outcome;
+    fn answer(instance: &str, applied: Applied) -> Self::Response;
+}
 
 /// What one message came to.
+#[derive(Debug)]
 pub(super) struct Applied {
     pub(super) seq: u64,
     pub(super) outcome: Outcome,
 }
 
-/// Runs the stream; `answer` makes the response of a message.
-pub(super) fn run<Q, R>(
+/// Runs the stream.
+pub(super) fn run<P: Program>(
     shared: Arc<Shared>,
-    mut requests: Streaming<Q>,
-    answer: impl Fn(Applied) -> R + Send + 'static,
-) -> ReceiverStream<Result<R, Status>>
-where
-    Q: ProgramRequest,
-    R: Send + 'static,
-{
+    mut requests: Streaming<P::Request>,
+) -> ReceiverStream<Result<P::Response, Status>> {
     let (applied_tx, mut applied_rx) = mpsc::channel::<Result<Applied, Status>>(IN_FLIGHT);
     let (answer_tx, answer_rx) = mpsc::channel(1);
     let writer = Arc::clone(&shared);
@@ -56,7 +72,7 @@ where
         let mut last = 0;
         while let Some(request) = requests.next().await {
             let done = match request {
-                Ok(request) => apply(&writer, request, &mut last).map_err(Status::from),
+                Ok(request) => apply::<P>(&writer, request, &mut last).map_err(Status::from),
                 Err(status) => Err(status),
             };
             let over = done.is_err();
@@ -70,7 +86,7 @@ where
             let response = match applied {
                 Ok(applied) => {
                     shared.visible(applied.outcome.change).await;
-                    Ok(answer(applied))
+                    Ok(P::answer(shared.instance(), applied))
                 }
                 Err(status) => Err(status),
             };
@@ -82,8 +98,13 @@ where
     ReceiverStream::new(answer_rx)
 }
 
-fn apply<Q: ProgramRequest>(shared: &Shared, request: Q, last: &mut u64) -> Result<Applied, Error> {
-    let seq = request.seq();
+fn apply<P: Program>(
+    shared: &Shared,
+    request: P::Request,
+    last: &mut u64,
+) -> Result<Applied, Error> {
+    let message = P::message(request);
+    let seq = message.seq;
     if seq <= *last {
         return Err(Error::BadSeq {
             given: seq,
@@ -91,14 +112,17 @@ fn apply<Q: ProgramRequest>(shared: &Shared, request: Q, last: &mut u64) -> Resu
         });
     }
     *last = seq;
-    if request.len() > MAX_UPDATES {
-        return Err(Error::TooManyEntries(request.len()));
+    if message.updates.len() > MAX_UPDATES {
+        return Err(Error::TooManyEntries(message.updates.len()));
     }
-    let session = request.session().to_owned();
     // Refused early: the conversion of what a fenced writer sends is wasted.
-    shared.with(|control| control.authorize(&session))?;
-    let work = request.prepare()?;
-    let outcome = shared.with(work)?;
+    shared.with(|control| control.authorize(&message.session))?;
+    let (atomicity, validate_only) = (atomicity(message.atomicity)?, message.validate_only);
+    let ops = message.updates.into_iter().map(P::op).collect();
+    let outcome = shared.with(|control| {
+        let owner = control.authorize(&message.session)?;
+        Ok::<_, Error>(P::apply(control, owner, ops, atomicity, validate_only))
+    })?;
     Ok(Applied { seq, outcome })
 }
 
@@ -116,3 +140,18 @@ pub(super) fn failures(failures: Vec<(usize, Error)>) -> Vec<pb::Failure> {
         })
         .collect()
 }
+
+/// The fields that every Program request has under the same name.
+macro_rules! message {
+    ($request:expr) => {{
+        let request = $request;
+        $crate::api::program::Message {
+            seq: request.seq,
+            session: request.session,
+            atomicity: request.atomicity,
+            validate_only: request.validate_only,
+            updates: request.updates,
+        }
+    }};
+}
+pub(super) use message;

@@ -9,12 +9,14 @@ use sixferry_proto::dataplane::v1::route_service_server::RouteService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::program::{self, Prepared, ProgramRequest};
+use super::program::{self, Applied, Message, Program};
 use super::{Api, page_size};
-use crate::control::Control;
 use crate::control::error::Error;
 use crate::control::routes::{Origin, RouteOp};
-use crate::convert::{atomicity, counts_message, ip_from, prefix_message, route_message, route_op};
+use crate::control::session::OwnerId;
+use crate::control::{Atomicity, Control, Outcome};
+use crate::convert::route::{route_message, route_op};
+use crate::convert::{counts_message, ip_from, prefix_message};
 use crate::netlink::Prefix;
 
 #[tonic::async_trait]
@@ -67,15 +69,7 @@ impl RouteService for Api {
         &self,
         request: Request<Streaming<pb::ProgramRoutesRequest>>,
     ) -> Result<Response<Self::ProgramRoutesStream>, Status> {
-        let instance = self.instance();
-        let answer = move |applied: program::Applied| pb::ProgramRoutesResponse {
-            dataplane_instance_id: instance.clone(),
-            applied_through_seq: applied.seq,
-            failures: program::failures(applied.outcome.failures),
-            counts: Some(counts_message(applied.outcome.counts)),
-            rolled_back: applied.outcome.rolled_back,
-        };
-        let stream = program::run(self.shared.clone(), request.into_inner(), answer);
+        let stream = program::run::<Routes>(self.shared.clone(), request.into_inner());
         Ok(Response::new(stream))
     }
 
@@ -151,25 +145,40 @@ impl Api {
     }
 }
 
-impl ProgramRequest for pb::ProgramRoutesRequest {
-    fn seq(&self) -> u64 {
-        self.seq
+/// ProgramRoutes.
+struct Routes;
+
+impl Program for Routes {
+    type Request = pb::ProgramRoutesRequest;
+    type Update = pb::RouteUpdate;
+    type Op = RouteOp;
+    type Response = pb::ProgramRoutesResponse;
+
+    fn message(request: Self::Request) -> Message<Self::Update> {
+        program::message!(request)
     }
 
-    fn len(&self) -> usize {
-        self.updates.len()
+    fn op(update: Self::Update) -> RouteOp {
+        route_op(update)
     }
 
-    fn session(&self) -> &str {
-        &self.session
+    fn apply(
+        control: &mut Control,
+        owner: OwnerId,
+        ops: Vec<RouteOp>,
+        atomicity: Atomicity,
+        validate_only: bool,
+    ) -> Outcome {
+        control.program_routes(owner, ops, atomicity, validate_only)
     }
 
-    fn prepare(self) -> Result<Prepared, Error> {
-        let atomicity = atomicity(self.atomicity)?;
-        let ops: Vec<RouteOp> = self.updates.into_iter().map(route_op).collect();
-        Ok(Box::new(move |control| {
-            let owner = control.authorize(&self.session)?;
-            Ok(control.program_routes(owner, ops, atomicity, self.validate_only))
-        }))
+    fn answer(instance: &str, applied: Applied) -> Self::Response {
+        pb::ProgramRoutesResponse {
+            dataplane_instance_id: instance.to_owned(),
+            applied_through_seq: applied.seq,
+            failures: program::failures(applied.outcome.failures),
+            counts: Some(counts_message(applied.outcome.counts)),
+            rolled_back: applied.outcome.rolled_back,
+        }
     }
 }

@@ -31,6 +31,7 @@ impl SessionService for Api {
             tunnel_count,
             route_count,
             fenced_other: opened.fenced_other,
+            ..pb::OpenSessionResponse::default()
         }))
     }
 

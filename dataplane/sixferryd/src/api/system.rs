@@ -51,6 +51,7 @@ impl SystemService for Api {
                 .release()
                 .to_string_lossy()
                 .into_owned(),
+            ..pb::GetInfoResponse::default()
         }))
     }
 

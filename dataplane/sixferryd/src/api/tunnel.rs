@@ -6,51 +6,18 @@ use sixferry_proto::dataplane::v1::tunnel_service_server::TunnelService;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::program::{self, Prepared, ProgramRequest};
+use super::program::{self, Applied, Message, Program};
 use super::{Api, page_size, watch};
 use crate::control::error::Error;
-use crate::control::read::TunnelView;
+use crate::control::session::OwnerId;
 use crate::control::tunnels::TunnelOp;
-use crate::convert::{
-    TUNNEL_FIELDS, atomicity, counts_message, ip4_from, ip6_from, mask_tunnel, prefix6_message,
-    tunnel_message, tunnel_op,
-};
+use crate::control::{Atomicity, Control, Outcome};
+use crate::convert::mask::ReadMask;
+use crate::convert::tunnel::{tunnel_message, tunnel_op};
+use crate::convert::{counts_message, ip4_from, ip6_from, prefix6_message};
 
 /// How often a listing takes the lock for one page at most; a sparse page then comes short.
 const SCANS_PER_PAGE: usize = 32;
-
-/// A read mask: which fields, and whether counters are among them.
-struct ReadMask(Option<Vec<String>>);
-
-impl ReadMask {
-    fn new(mask: Option<prost_types::FieldMask>) -> Result<Self, Error> {
-        let Some(mask) = mask else {
-            return Ok(Self(None));
-        };
-        match mask
-            .paths
-            .iter()
-            .find(|path| !TUNNEL_FIELDS.contains(&path.as_str()))
-        {
-            Some(path) => Err(Error::field("read_mask", format!("no field {path:?}"))),
-            None => Ok(Self(Some(mask.paths))),
-        }
-    }
-
-    fn with_totals(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|names| names.iter().any(|n| n == "counters"))
-    }
-
-    fn message(&self, view: &TunnelView) -> pb::Tunnel {
-        let mut tunnel = tunnel_message(view);
-        if let Some(names) = &self.0 {
-            mask_tunnel(&mut tunnel, names);
-        }
-        tunnel
-    }
-}
 
 #[tonic::async_trait]
 impl TunnelService for Api {
@@ -59,14 +26,14 @@ impl TunnelService for Api {
         request: Request<pb::GetTunnelRequest>,
     ) -> Result<Response<pb::GetTunnelResponse>, Status> {
         let request = request.into_inner();
-        let mask = ReadMask::new(request.read_mask)?;
+        let mask = ReadMask::of::<pb::Tunnel>(request.read_mask)?;
         let view = self
             .shared
-            .with(|c| c.tunnel(&request.id, mask.with_totals()));
+            .with(|c| c.tunnel(&request.id, mask.wants("counters")));
         let view = view.ok_or(Error::TunnelNotFound(request.id))?;
         Ok(Response::new(pb::GetTunnelResponse {
             dataplane_instance_id: self.instance(),
-            tunnel: Some(mask.message(&view)),
+            tunnel: Some(mask.apply(tunnel_message(&view))),
         }))
     }
 
@@ -75,7 +42,7 @@ impl TunnelService for Api {
         request: Request<pb::ListTunnelsRequest>,
     ) -> Result<Response<pb::ListTunnelsResponse>, Status> {
         let request = request.into_inner();
-        let mask = ReadMask::new(request.read_mask)?;
+        let mask = ReadMask::of::<pb::Tunnel>(request.read_mask)?;
         let most = page_size(request.page_size, MAX_PAGE_SIZE);
         let mut next = Some(self.page_start(&request.page_token)?);
         let mut tunnels = Vec::new();
@@ -95,9 +62,9 @@ impl TunnelService for Api {
                         None => return (Vec::new(), None),
                     },
                 };
-                control.list_tunnels(from, room, owner, mask.with_totals())
+                control.list_tunnels(from, room, owner, mask.wants("counters"))
             });
-            tunnels.extend(views.iter().map(|view| mask.message(view)));
+            tunnels.extend(views.iter().map(|view| mask.apply(tunnel_message(view))));
             next = more;
         }
         let total = self.shared.with(|control| control.tunnel_count());
@@ -115,16 +82,7 @@ impl TunnelService for Api {
         &self,
         request: Request<Streaming<pb::ProgramTunnelsRequest>>,
     ) -> Result<Response<Self::ProgramTunnelsStream>, Status> {
-        let instance = self.instance();
-        let answer = move |applied: program::Applied| pb::ProgramTunnelsResponse {
-            dataplane_instance_id: instance.clone(),
-            applied_through_seq: applied.seq,
-            failures: program::failures(applied.outcome.failures),
-            counts: Some(counts_message(applied.outcome.counts)),
-            revision: applied.outcome.revision,
-            rolled_back: applied.outcome.rolled_back,
-        };
-        let stream = program::run(self.shared.clone(), request.into_inner(), answer);
+        let stream = program::run::<Tunnels>(self.shared.clone(), request.into_inner());
         Ok(Response::new(stream))
     }
 
@@ -173,25 +131,41 @@ impl TunnelService for Api {
     }
 }
 
-impl ProgramRequest for pb::ProgramTunnelsRequest {
-    fn seq(&self) -> u64 {
-        self.seq
+/// ProgramTunnels.
+struct Tunnels;
+
+impl Program for Tunnels {
+    type Request = pb::ProgramTunnelsRequest;
+    type Update = pb::TunnelUpdate;
+    type Op = TunnelOp;
+    type Response = pb::ProgramTunnelsResponse;
+
+    fn message(request: Self::Request) -> Message<Self::Update> {
+        program::message!(request)
     }
 
-    fn len(&self) -> usize {
-        self.updates.len()
+    fn op(update: Self::Update) -> TunnelOp {
+        tunnel_op(update)
     }
 
-    fn session(&self) -> &str {
-        &self.session
+    fn apply(
+        control: &mut Control,
+        owner: OwnerId,
+        ops: Vec<TunnelOp>,
+        atomicity: Atomicity,
+        validate_only: bool,
+    ) -> Outcome {
+        control.program_tunnels(owner, ops, atomicity, validate_only)
     }
 
-    fn prepare(self) -> Result<Prepared, Error> {
-        let atomicity = atomicity(self.atomicity)?;
-        let ops: Vec<TunnelOp> = self.updates.into_iter().map(tunnel_op).collect();
-        Ok(Box::new(move |control| {
-            let owner = control.authorize(&self.session)?;
-            Ok(control.program_tunnels(owner, ops, atomicity, self.validate_only))
-        }))
+    fn answer(instance: &str, applied: Applied) -> Self::Response {
+        pb::ProgramTunnelsResponse {
+            dataplane_instance_id: instance.to_owned(),
+            applied_through_seq: applied.seq,
+            failures: program::failures(applied.outcome.failures),
+            counts: Some(counts_message(applied.outcome.counts)),
+            revision: applied.outcome.revision,
+            rolled_back: applied.outcome.rolled_back,
+        }
     }
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::control::read::{TunnelView, WatchItem};
 use crate::control::shared::Shared;
-use crate::convert::tunnel_message;
+use crate::convert::tunnel::tunnel_message;
 
 /// Events in one message.
 const BATCH: usize = 512;

@@ -178,6 +178,7 @@ async fn whose_packet_is_this() {
         Key::Outer(pb::OuterKey {
             local: vec![198, 51, 100, 1],
             remote: remote.to_vec(),
+            ..pb::OuterKey::default()
         })
     };
     let found = lookup(outer([10, 0, 0, 2])).await.expect("found");
