@@ -44,8 +44,8 @@ pub(crate) fn decap(
     let mut len = 0;
     let mut unusual = false;
     let result = exit(context, packet, parsed, id, record, &mut len, &mut unusual);
-    // a punted packet comes back and is counted then
-    let over = !matches!(result, Err(Stop::Punt(..)));
+    // a held packet comes back and is counted then
+    let over = !matches!(result, Err(Stop::Punt(PuntReason::NextHopUnresolved, _)));
     if unusual && over {
         context.local.counters.ecn_unusual = context.local.counters.ecn_unusual.wrapping_add(1);
     }
@@ -53,7 +53,10 @@ pub(crate) fn decap(
         match result {
             // what ends here was carried, too
             Ok(_)
-            | Err(Stop::Drop(DropReason::ProbeReply) | Stop::Punt(PuntReason::HostDelivery, _)) => {
+            | Err(
+                Stop::Drop(DropReason::ProbeReply)
+                | Stop::Punt(PuntReason::HostDelivery | PuntReason::OuterTooBig, _),
+            ) => {
                 counters.decapsulated(len);
             }
             // the tunnel the packet was to leave by has counted that one itself

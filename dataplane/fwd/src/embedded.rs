@@ -7,7 +7,8 @@
 
 use crate::classify::Parsed;
 use crate::drop_reason::DropReason;
-use crate::id::PortId;
+use crate::id::{PortId, TunnelId};
+use crate::tables::record;
 use crate::tables::{DomainRecord, Role, Tables, Target, Urpf};
 use sixferry_wire::{embed, ipv6};
 
@@ -97,6 +98,13 @@ pub(crate) fn exit(
     if domain.is_six_to_four() && ipv6::embedded_6to4(dst).is_some_and(|v4| tables.is_broadcast(v4))
     {
         return Err(DropReason::V4DstBroadcast);
+    }
+    // what comes by a relay may have any source, but not that of a tunnel of ours
+    if domain.has_site()
+        && !domain.embedding.contains(src)
+        && Target::decode(tables.fib6().lookup(src)).tunnel().is_some()
+    {
+        return Err(DropReason::InnerSrcSpoof);
     }
     match domain.role {
         Role::Relay | Role::Site { .. } => six_to_four_exit(src, dst, outer_src, outer_dst),
@@ -192,6 +200,17 @@ pub(crate) fn reaches(domain: &DomainRecord, dst: u128) -> bool {
         Some(v4) => domain.is_peer(v4),
         None => domain.has_site(),
     }
+}
+
+/// The outer address of the peer that has `address`, if we would send it a packet of our own.
+pub(crate) fn peer(tables: &Tables, id: TunnelId, address: u128) -> Option<[u8; 4]> {
+    let record = tables.tunnel(id).filter(|r| r.has(record::DOMAIN))?;
+    let domain = tables.domain(record)?;
+    let router = u128::from(tables.settings().router_address);
+    // a forged source must not make us send to just any IPv4 address
+    entry(tables, domain, router, address).ok()?;
+    domain.embedding.embedded(address)?;
+    reaches(domain, address).then(|| domain.far_end(address))?
 }
 
 /// Whether an address of the domain is the relay's own: the anycast address of 6to4 relays (RFC 6343

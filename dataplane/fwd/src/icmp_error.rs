@@ -1,6 +1,7 @@
 //! ICMPv6 errors about transit packets, built in the packet's place (RFC 4443 section 2.4).
 
 use crate::drop_reason::DropReason;
+use crate::embedded;
 use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
@@ -39,12 +40,14 @@ impl Origin {
     /// Where a packet from `src` would have come from, `source` being what the FIB says of it.
     pub(crate) fn towards(tables: &Tables, source: Target, src: u128) -> Self {
         match source {
-            Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id) => {
-                let record = tables.tunnel(id);
-                let far = record.and_then(|record| FarEnd::of(tables, record, src));
-                let peer = far.map_or([0; 4], |far| far.address);
+            Target::Tunnel(id) | Target::TunnelLink(id) => {
+                let peer = tables.tunnel(id).map_or([0; 4], |r| r.remote);
                 Self::Tunnel { id, peer }
             }
+            Target::Domain(id) => match embedded::peer(tables, id, src) {
+                Some(peer) => Self::Tunnel { id, peer },
+                None => Self::Native { source, src },
+            },
             _ => Self::Native { source, src },
         }
     }
