@@ -412,6 +412,20 @@ fn empty_configuration_passes_everything() {
     check(&mut harness, &zero_mac, Outcome::PassIpv4);
 }
 
+/// RFC 7526: who has not switched 6to4 on leaves its anycast address to the kernel.
+#[test]
+#[ignore = "needs root"]
+fn the_6to4_anycast_address_is_the_kernels_by_default() {
+    let anycast = Ipv4Addr::new(192, 88, 99, 1);
+    let packet = ipv4(5, 41, PEER, anycast, 0, &ipv6("2002:c058:6301::"));
+    check_ipv4(
+        &mut harness(&SteerConfig::default()),
+        &packet,
+        Outcome::PassIpv4,
+    );
+    check_ipv4(&mut harness(&config()), &packet, Outcome::PassIpv4);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn apply_changes_only_what_differs_and_removes_the_rest() {

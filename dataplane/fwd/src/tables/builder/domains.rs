@@ -71,7 +71,7 @@ impl TablesBuilder {
             self.claim(spec.prefix(), Target::Domain(id));
         }
         for local in addresses(&old) {
-            self.release_local(local);
+            self.release_local(local, true);
         }
         self.write_domain(id, spec, side);
         Ok(())
@@ -89,7 +89,7 @@ impl TablesBuilder {
         self.remove_routes_into(id);
         self.release(spec.prefix(), Target::Domain(id));
         for local in addresses(&spec) {
-            self.release_local(local);
+            self.release_local(local, true);
         }
         if let Some(record) = self.records.get(id.index())
             && let Some(slot) = Arc::make_mut(&mut self.domains).get_mut(record.side as usize)
@@ -114,7 +114,7 @@ impl TablesBuilder {
             *slot = Some(domain);
         }
         for local in addresses(spec) {
-            self.add_local(local);
+            self.add_local(local, true);
         }
         self.domain_specs.insert(id.0, spec.clone());
         self.index_domains();

@@ -72,7 +72,8 @@ pub struct TablesBuilder {
     routes4: HashMap<Ipv4Prefix, Sources>,
     /// Prefixes that API routes send into a tunnel besides its own.
     tunnel_routes: HashMap<u32, Vec<Ipv6Prefix>>,
-    locals: HashMap<Ipv4Addr, u32>,
+    /// Local addresses: tunnels and domains there, and how many of these are not UDP.
+    locals: HashMap<Ipv4Addr, (u32, u32)>,
     covering: Covering,
     covering_changed: bool,
 }
@@ -219,7 +220,13 @@ impl TablesBuilder {
         }
     }
 
-    /// Local addresses of the tunnels and domains.
+    /// Local addresses that receive protocol 41: those of 6in4 tunnels and of domains.
+    pub fn proto41_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let proto41 = self.locals.iter().filter(|(_, (_, n))| *n > 0);
+        proto41.map(|(local, _)| *local)
+    }
+
+    /// Local addresses of all tunnels and domains.
     pub fn local_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         self.locals.keys().copied()
     }

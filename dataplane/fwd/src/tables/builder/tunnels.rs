@@ -84,7 +84,7 @@ impl TablesBuilder {
         let id = self.take_id();
         self.tunnels += 1;
         self.index.insert(spec, id);
-        self.add_local(spec.local);
+        self.add_local(spec.local, is_proto41(spec));
         for (prefix, target) in claimed(spec) {
             self.claim(prefix, target(id));
         }
@@ -108,10 +108,8 @@ impl TablesBuilder {
             self.index.remove(&old);
             self.index.insert(spec, id);
         }
-        if old.local != spec.local {
-            self.add_local(spec.local);
-            self.release_local(old.local);
-        }
+        self.add_local(spec.local, is_proto41(spec));
+        self.release_local(old.local, is_proto41(&old));
         // what stays is not touched, so its packets never miss a route
         let kept = |prefix: Ipv6Prefix, within: &TunnelSpec, kind: Target| {
             claimed(within).any(|(p, t)| p == prefix && t(id) == kind)
@@ -135,7 +133,7 @@ impl TablesBuilder {
         let spec = self.tunnel(id).ok_or(TableError::NoSuchTunnel)?;
         self.remove_routes_into(id);
         self.index.remove(&spec);
-        self.release_local(spec.local);
+        self.release_local(spec.local, is_proto41(&spec));
         for (prefix, target) in claimed(&spec) {
             self.release(prefix, target(id));
         }
@@ -269,14 +267,17 @@ impl TablesBuilder {
         self.covering_changed = true;
     }
 
-    pub(super) fn add_local(&mut self, local: Ipv4Addr) {
-        *self.locals.entry(local).or_insert(0) += 1;
+    pub(super) fn add_local(&mut self, local: Ipv4Addr, proto41: bool) {
+        let (all, of_proto41) = self.locals.entry(local).or_insert((0, 0));
+        *all += 1;
+        *of_proto41 += u32::from(proto41);
     }
 
-    pub(super) fn release_local(&mut self, local: Ipv4Addr) {
-        if let Some(count) = self.locals.get_mut(&local) {
-            *count -= 1;
-            if *count == 0 {
+    pub(super) fn release_local(&mut self, local: Ipv4Addr, proto41: bool) {
+        if let Some((all, of_proto41)) = self.locals.get_mut(&local) {
+            *all -= 1;
+            *of_proto41 -= u32::from(proto41);
+            if *all == 0 {
                 self.locals.remove(&local);
             }
         }
@@ -320,6 +321,10 @@ pub(super) fn claimed(
         ]
     });
     prefixes.chain(link)
+}
+
+fn is_proto41(spec: &TunnelSpec) -> bool {
+    spec.encap == EncapKind::SixInFour
 }
 
 /// Whether both have the same place in the index.
