@@ -2,6 +2,7 @@
 
 mod answers;
 mod errors;
+mod icmp4;
 mod link;
 mod loops;
 mod outer_fields;

@@ -2,9 +2,9 @@
 
 use sixferry_fwd::{DropReason, OuterOptions, Settings, Verdict};
 use sixferry_vectors::relay::{
-    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, Relay, USER_A, USER_B, ethernet, outer, udp,
+    HOST, INSIDE, OUTSIDE, REMOTE_A, Relay, USER_A, ethernet, outer, udp,
 };
-use sixferry_wire::{checksum, ether, ipv4, ipv6};
+use sixferry_wire::{checksum, ether, ipv6};
 
 #[test]
 fn routing_header_type_0_is_dropped_only_as_first_header() {
@@ -79,52 +79,4 @@ fn fragments_and_strange_protocols_are_counted_apart() {
         let sent = relay.frame(OUTSIDE, &edit(at, value));
         assert_eq!(sent.verdict, Verdict::Drop(reason));
     }
-}
-
-/// An ICMPv4 message to the relay.
-fn icmp4(kind: u8, code: u8, mtu: u16, quoted: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
-    message.extend_from_slice(quoted);
-    let sum = checksum::finish(checksum::sum(&message));
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut header = [0; 20];
-    ipv4::Repr {
-        tos: 0,
-        total_len: u16::try_from(20 + message.len()).expect("short"),
-        identification: 0,
-        df: false,
-        ttl: 60,
-        protocol: 1,
-        src: [203, 0, 113, 254],
-        dst: LOCAL.octets(),
-    }
-    .emit(&mut header);
-    ethernet(ether::TYPE_IPV4, &[&header, &message[..]].concat())
-}
-
-#[test]
-fn icmpv4_errors_are_checked_and_counted() {
-    let mut relay = Relay::new();
-    let ours = relay.native(&udp(HOST, USER_A, 64, 40)).ip().to_vec();
-    let foreign = outer(REMOTE_A, 0, &udp(HOST, USER_A, 64, 8));
-    let mut other_inner = relay.native(&udp(HOST, USER_B, 64, 40)).ip().to_vec();
-    other_inner[16..20].copy_from_slice(&REMOTE_A.octets());
-    let cases = [
-        (icmp4(3, 4, 1300, &ours), DropReason::Icmp4StaticMtu),
-        (icmp4(3, 1, 0, &ours), DropReason::Icmp4Consumed),
-        (icmp4(11, 0, 0, &ours[..28]), DropReason::Icmp4Consumed),
-        (icmp4(3, 1, 0, &foreign), DropReason::Icmp4NoTunnel),
-        (icmp4(3, 1, 0, &ours[..27]), DropReason::Icmp4NoTunnel),
-        (icmp4(8, 0, 0, &ours), DropReason::Icmp4NoTunnel),
-        (icmp4(3, 1, 0, &other_inner), DropReason::Icmp4InnerMismatch),
-    ];
-    for (i, (frame, reason)) in cases.iter().enumerate() {
-        let sent = relay.frame(OUTSIDE, frame);
-        assert_eq!(sent.verdict, Verdict::Drop(*reason), "case {i}");
-    }
-    let mut damaged = icmp4(3, 1, 0, &ours);
-    *damaged.last_mut().expect("bytes") ^= 1;
-    let sent = relay.frame(OUTSIDE, &damaged);
-    assert_eq!(sent.verdict, Verdict::Drop(DropReason::Icmp4Checksum));
 }
