@@ -6,6 +6,10 @@ use crate::ipv4;
 pub const DEST_UNREACHABLE: u8 = 3;
 /// Code of [`DEST_UNREACHABLE`]: fragmentation needed and DF set.
 pub const CODE_FRAG_NEEDED: u8 = 4;
+/// Source quench, deprecated (RFC 6633).
+pub const SOURCE_QUENCH: u8 = 4;
+/// Redirect.
+pub const REDIRECT: u8 = 5;
 /// Time exceeded.
 pub const TIME_EXCEEDED: u8 = 11;
 /// Parameter problem.
@@ -33,7 +37,7 @@ pub fn parse_error(icmp: &[u8]) -> Option<Error<'_>> {
     let (head, quoted) = icmp.split_first_chunk::<8>()?;
     if !matches!(
         head[0],
-        DEST_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM
+        DEST_UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM
     ) {
         return None;
     }

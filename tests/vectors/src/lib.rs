@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod harness;
 pub mod relay;
 pub mod run;

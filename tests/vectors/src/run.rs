@@ -1,10 +1,13 @@
 //! Runs vectors and compares.
 
+use crate::config::KINDS;
 use crate::harness::Harness;
 use crate::schema::{Config, Vector, VectorFile, hex, unhex};
-use sixferry_fwd::{CounterSnapshot, DropReason, Ipv6Prefix, Verdict};
-use sixferry_wire::{describe, ether, ipv4, ipv6};
-use std::net::Ipv6Addr;
+use sixferry_fwd::{DropReason, PuntReason, Verdict};
+use sixferry_wire::{describe, ether};
+
+/// A fragment waits for others: no verdict yet.
+const HELD: Verdict = Verdict::Punt(PuntReason::Fragment);
 
 /// What a vector came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,15 +45,21 @@ pub fn run_one(vector: &Vector, config: &Config) -> Result<Verdicted, String> {
         .iter()
         .map(|t| unhex(t))
         .collect::<Result<Vec<_>, _>>()?;
-    if let Some(reason) = needs_more(&packets, config, vector.expect == "drop") {
-        return Ok(Verdicted::Skipped(reason));
+    if !KINDS.contains(&config.kind.as_str()) {
+        return Ok(Verdicted::Skipped("unknown mechanism"));
     }
     let mut harness = Harness::new(config)?;
     let mut last = None;
     for packet in &packets {
-        last = Some(harness.send(packet, ether_type(&vector.name, packet))?);
+        let outcome = harness.send(packet, ether_type(&vector.name, packet))?;
+        if outcome.verdict != HELD {
+            last = Some(outcome);
+        }
     }
-    let outcome = last.ok_or("no packet")?;
+    // nothing came of any of them: what waits is not waited for any longer
+    let outcome = last
+        .or_else(|| harness.wait_for_fragments())
+        .ok_or("no packet")?;
     let want = expected(vector)?;
     let same = match (&want, outcome.verdict) {
         (Want::Forward(out), Verdict::Tx(_)) | (Want::Answer(out), Verdict::Answer(_)) => {
@@ -69,10 +78,8 @@ pub fn run_one(vector: &Vector, config: &Config) -> Result<Verdicted, String> {
             outcome.verdict,
         )));
     }
-    Ok(
-        check_counters(harness.counters(), packets.len(), outcome.verdict)
-            .map_or(Verdicted::Passed, Verdicted::Failed),
-    )
+    Ok(check_counters(&harness, packets.len(), outcome.verdict)
+        .map_or(Verdicted::Passed, Verdicted::Failed))
 }
 
 enum Want {
@@ -108,58 +115,29 @@ fn ether_type(name: &str, packet: &[u8]) -> u16 {
     }
 }
 
-/// What the vector needs that this version does not have, judged by its packets and not its name.
-fn needs_more(packets: &[Vec<u8>], config: &Config, drops: bool) -> Option<&'static str> {
-    match config.kind.as_str() {
-        "6in4" => {}
-        "6to4" => return Some("6to4"),
-        "6rd" => return Some("6rd"),
-        _ => return Some("unknown mechanism"),
-    }
-    for packet in packets {
-        let mut inner = packet.as_slice();
-        if packet.first().is_some_and(|byte| byte >> 4 == 4)
-            && let Some(header) = packet.first_chunk().map(ipv4::Header)
-        {
-            match header.protocol() {
-                ipv4::PROTO_ICMP => return Some("ICMPv4 errors"),
-                ipv4::PROTO_UDP => return Some("IPv6 in UDP"),
-                _ if header.is_fragment() => return Some("fragments"),
-                _ => {}
-            }
-            inner = packet.get(header.header_len()..).unwrap_or(&[]);
-        }
-        let Some(header) = inner.first_chunk().map(ipv6::Header) else {
-            continue;
-        };
-        let dst = Ipv6Addr::from(header.dst());
-        let into = config.tunnels.iter().find(|tunnel| {
-            let prefixes = tunnel
-                .prefixes
-                .iter()
-                .filter_map(|p| p.parse::<Ipv6Prefix>().ok());
-            prefixes.into_iter().any(|prefix| prefix.contains(dst))
-        });
-        match into {
-            Some(tunnel) if tunnel.encap == "udp" => return Some("IPv6 in UDP"),
-            // a packet that is refused never meets the tunnel's MTU
-            Some(tunnel) if tunnel.mtu_mode == "dynamic" && !drops => return Some("dynamic MTU"),
-            _ => {}
-        }
-    }
-    None
-}
-
 /// Whether every packet was counted once and the last for the verdict it got.
-fn check_counters(counters: &CounterSnapshot, packets: usize, verdict: Verdict) -> Option<String> {
-    if counters.received.packets != packets as u64 || counters.unaccounted() != 0 {
+fn check_counters(harness: &Harness, packets: usize, verdict: Verdict) -> Option<String> {
+    let counters = harness.counters();
+    if counters.received.packets != packets as u64
+        || counters.unaccounted() != 0
+        || !harness.fragments_add_up()
+    {
         return Some(format!("counters do not add up: {counters:?}"));
     }
+    let slow = |reason| {
+        harness
+            .slow_drops()
+            .iter()
+            .filter(move |d| d.reason == reason)
+    };
     let counted = match verdict {
         Verdict::Tx(_) => counters.forwarded.packets,
         Verdict::Answer(_) => counters.answered.packets,
         Verdict::Punt(_) => counters.punted.packets,
-        Verdict::Drop(reason) => counters.drops_for(reason).packets,
+        Verdict::Drop(reason) => {
+            let in_core = counters.drops_for(reason).packets;
+            in_core + slow(reason).map(|d| d.packets).sum::<u64>()
+        }
     };
     (counted == 0).then(|| format!("{verdict:?} was not counted: {counters:?}"))
 }

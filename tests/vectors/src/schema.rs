@@ -19,13 +19,18 @@ pub struct VectorFile {
     pub steering: Vec<SteeringFrame>,
 }
 
-/// A relay's configuration. Fields of mechanisms this version lacks are not read.
+/// A relay's configuration. Everything but the common part is there for one `kind` only.
 #[derive(Debug, Deserialize)]
 pub struct Config {
     /// `6in4`, `6to4` or `6rd`.
     pub kind: String,
+    /// Always `router`.
+    pub role: String,
     /// Source of ICMPv6 errors.
     pub icmp_source: Ipv6Addr,
+    /// Always null: no limit.
+    #[serde(default)]
+    pub icmp_rate_limit: serde_json::Value,
     /// Whether the native side has a default route.
     pub native_default_route: bool,
     /// ID of outer packets without DF.
@@ -34,9 +39,61 @@ pub struct Config {
     pub link_mtu_v4: u16,
     /// `drop` or `skip`.
     pub outer_options: String,
+    /// Name of the interface that packets come in by.
+    #[serde(default)]
+    pub input_if: Option<String>,
+    /// Directed broadcast addresses of connected subnets.
+    #[serde(default)]
+    pub broadcasts: Vec<Ipv4Addr>,
+    /// IPv4 prefixes and the interfaces they lead to; without any, all leads to `input_if`.
+    #[serde(default)]
+    pub routes_v4: BTreeMap<String, String>,
     /// Configured tunnels.
     #[serde(default)]
     pub tunnels: Vec<TunnelConfig>,
+    /// The domain, if the configuration is one of 6to4 or 6rd.
+    #[serde(flatten)]
+    pub domain: DomainConfig,
+}
+
+/// The fields of a 6to4 or 6rd domain, beside the configuration's others.
+#[derive(Debug, Default, Deserialize)]
+pub struct DomainConfig {
+    /// Our address.
+    pub local: Option<Ipv4Addr>,
+    /// 6to4: whether we are a relay, or a site's router.
+    pub relay: Option<bool>,
+    /// 6to4: 16, and the bits that a peer's IPv4 address shares with ours.
+    pub prefixlen: Option<u8>,
+    /// 6to4: whether 192.88.99.1 is ours too.
+    pub anycast: Option<bool>,
+    /// 6to4: `on` or `off`.
+    pub input: Option<String>,
+    /// 6to4: `off`, `loose` or `strict`.
+    pub urpf: Option<String>,
+    /// 6rd: the domain's prefix.
+    pub rd_prefix: Option<String>,
+    /// 6rd: how many leading bits all IPv4 addresses share.
+    pub v4_mask_len: Option<u8>,
+    /// 6rd: these bits.
+    pub v4_common: Option<Ipv4Addr>,
+    /// 6rd: the border relay's address.
+    pub br: Option<Ipv4Addr>,
+    /// 6rd: `br` or `ce`.
+    pub rd_role: Option<String>,
+    /// 6rd: whether several border relays share the address.
+    pub br_anycast: Option<bool>,
+    /// `static` or `managed`.
+    pub mtu_mode: Option<String>,
+    /// Inner MTU.
+    pub mtu: Option<u16>,
+    /// A number or `inherit`.
+    #[serde(default)]
+    pub ttl: serde_json::Value,
+    /// `fixed:n` or `copy`.
+    pub dscp: Option<String>,
+    /// `normal` or `compat`.
+    pub ecn: Option<String>,
 }
 
 /// A configured tunnel.
@@ -81,6 +138,12 @@ pub struct TunnelConfig {
     /// Our port, of a UDP tunnel.
     #[serde(default)]
     pub local_port: Option<u16>,
+    /// The peer's, of a UDP tunnel.
+    #[serde(default)]
+    pub remote_port: Option<u16>,
+    /// `deny`, `control` or `inner-source`, of a UDP tunnel.
+    #[serde(default)]
+    pub rebind: Option<String>,
 }
 
 /// One packet, or several in order, and the expected verdict.
