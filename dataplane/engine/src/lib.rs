@@ -40,7 +40,7 @@ pub use punt::{
     punt_path,
 };
 pub use ring::{Loan, PacketRing, RingError, RingPacket};
-pub use run::{IdlePolicy, SpawnError, SpawnOptions, StopFlag, WorkerHandle};
+pub use run::{IdlePolicy, SpawnError, SpawnOptions, StopFlag, WorkerHandle, drop_capabilities};
 pub use stats::{BATCH_BUCKETS, WorkerReport, WorkerStats};
 pub use wake::{Waker, monotonic};
 pub use worker::{PortIds, PortSet, Turn, Worker, WorkerParts};

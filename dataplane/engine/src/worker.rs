@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
-use sixferry_fwd::{Batch, Local, Packet, PortId, Tables, Ticks, Verdict, process};
+use sixferry_fwd::{Batch, DropReason, Local, Packet, PortId, Tables, Ticks, Verdict, process};
 
 use crate::frame::{BATCH_MAX, FRAME_LEN, FramePool, HEADROOM};
 use crate::inject::{InjectKind, InjectReceiver};
@@ -19,8 +19,11 @@ use crate::punt::PuntProducer;
 use crate::stats::WorkerStats;
 use crate::wake::Waker;
 
-/// How often a worker looks at its ports' statistics.
-const STATS_INTERVAL: u64 = Ticks::PER_SECOND;
+/// How often a busy worker looks at its ports' statistics. Asking a port may be a system call.
+const STATS_INTERVAL: u64 = Ticks::PER_SECOND / 10;
+/// A worker that becomes idle shows its final figures at once, but not more often than this: with
+/// single packets it becomes idle a million times a second.
+const STATS_PAUSE: u64 = Ticks::PER_SECOND / 1000;
 
 /// A worker's queues, by port.
 #[derive(Debug)]
@@ -177,7 +180,9 @@ pub struct Worker<P> {
     inject: InjectReceiver,
     rx: ArrayVec<RxPacket, BATCH_MAX>,
     inner: Inner<P>,
-    next_stats: Ticks,
+    /// When the ports' statistics were published, and whether packets have passed since.
+    stats_at: Ticks,
+    stats_behind: bool,
     pub(crate) waker: Waker,
     pub(crate) changes: Arc<PortChanges<P>>,
 }
@@ -216,7 +221,8 @@ impl<P: Port> Worker<P> {
                 punt,
                 stats,
             },
-            next_stats: Ticks(0),
+            stats_at: Ticks(0),
+            stats_behind: false,
             waker,
             changes: Arc::default(),
         }
@@ -247,8 +253,15 @@ impl<P: Port> Worker<P> {
             }
         }
         self.inner.flush(&turn);
-        if now >= self.next_stats {
-            self.next_stats = Ticks(now.0.saturating_add(STATS_INTERVAL));
+        self.stats_behind |= !turn.is_empty();
+        let due = if turn.is_empty() && self.stats_behind {
+            self.stats_at.0.saturating_add(STATS_PAUSE)
+        } else {
+            self.stats_at.0.saturating_add(STATS_INTERVAL)
+        };
+        if now.0 >= due {
+            self.stats_at = now;
+            self.stats_behind = false;
             self.inner.publish_stats();
         }
         turn
@@ -401,35 +414,32 @@ impl<P: Port> Inner<P> {
             Verdict::Tx(id) | Verdict::Answer(id) => id,
             Verdict::Punt(_) | Verdict::Drop(_) => return self.pool.push(packet.frame),
         };
-        if self.send(
-            id,
-            RxPacket {
-                frame: packet.frame,
-                head,
-                len,
-            },
-        ) {
-            turn.sent += 1;
-        } else {
-            self.local.tx_refused(verdict, usize::from(len));
-            turn.dropped += 1;
+        let packet = RxPacket {
+            frame: packet.frame,
+            head,
+            len,
+        };
+        match self.send(id, packet) {
+            Ok(()) => turn.sent += 1,
+            Err(reason) => {
+                self.local.tx_refused(verdict, reason, usize::from(len));
+                turn.dropped += 1;
+            }
         }
     }
 
-    /// Queues a packet on a port; recycles the frame when the port is not there or full.
-    fn send(&mut self, id: PortId, packet: RxPacket) -> bool {
+    /// Queues a packet on a port; recycles the frame and says why when that cannot be.
+    fn send(&mut self, id: PortId, packet: RxPacket) -> Result<(), DropReason> {
         let RxPacket { frame, head, len } = packet;
-        let refused = match self.ports.get_mut(id) {
-            Some(port) => port.tx(frame, head, len, &mut self.pool),
-            None => Err(frame),
+        let (frame, reason) = match self.ports.get_mut(id) {
+            Some(port) => match port.tx(frame, head, len, &mut self.pool) {
+                Ok(()) => return Ok(()),
+                Err(frame) => (frame, DropReason::TxRingFull),
+            },
+            None => (frame, DropReason::PortDown),
         };
-        match refused {
-            Ok(()) => true,
-            Err(frame) => {
-                self.pool.push(frame);
-                false
-            }
-        }
+        self.pool.push(frame);
+        Err(reason)
     }
 
     /// Takes at most a batch from the inject ring. Without a free frame the packets wait there.
@@ -464,7 +474,7 @@ impl<P: Port> Inner<P> {
                     rx_ports.push(rx_port);
                 }
                 InjectKind::Transmit { port } => {
-                    let sent = self.send(port, packet);
+                    let sent = self.send(port, packet).is_ok();
                     self.stats.count_transmit(sent);
                     *(if sent {
                         &mut turn.sent
