@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
-use sixferry_fwd::{Batch, DropReason, Local, Packet, PortId, Tables, Ticks, Verdict, process};
+use sixferry_fwd::{
+    Batch, DropReason, Local, Packet, PortId, PuntReason, Tables, Ticks, Verdict, process,
+};
 
 use crate::frame::{BATCH_MAX, FRAME_LEN, FramePool, HEADROOM};
+use crate::host::HostProducer;
 use crate::inject::{InjectKind, InjectReceiver};
 use crate::port::{Port, RxPacket};
 use crate::publisher::TablesReader;
@@ -169,6 +172,8 @@ pub struct WorkerParts<P> {
     pub punt: PuntProducer,
     /// From the slow path.
     pub inject: InjectReceiver,
+    /// To and from the host's own stack.
+    pub host: Option<(HostProducer, InjectReceiver)>,
     /// Wakes it: the one its tables reader and inject ring know.
     pub waker: Waker,
 }
@@ -178,6 +183,7 @@ pub struct WorkerParts<P> {
 pub struct Worker<P> {
     tables: TablesReader,
     inject: InjectReceiver,
+    from_host: Option<InjectReceiver>,
     rx: ArrayVec<RxPacket, BATCH_MAX>,
     inner: Inner<P>,
     /// When the ports' statistics were published, and whether packets have passed since.
@@ -194,6 +200,7 @@ struct Inner<P> {
     pool: FramePool,
     local: Local,
     punt: PuntProducer,
+    host: Option<HostProducer>,
     stats: Arc<WorkerStats>,
 }
 
@@ -207,18 +214,22 @@ impl<P: Port> Worker<P> {
             local,
             punt,
             inject,
+            host,
             waker,
         } = parts;
         let stats = Arc::new(WorkerStats::default());
+        let (host, from_host) = host.unzip();
         Self {
             tables,
             inject,
+            from_host,
             rx: ArrayVec::new(),
             inner: Inner {
                 ports,
                 pool,
                 local,
                 punt,
+                host,
                 stats,
             },
             stats_at: Ticks(0),
@@ -238,6 +249,10 @@ impl<P: Port> Worker<P> {
         if !self.inject.is_empty() {
             self.inner
                 .take_injected(&self.inject, &mut self.rx, tables, now, &mut turn);
+        }
+        if let Some(host) = self.from_host.as_ref().filter(|ring| !ring.is_empty()) {
+            self.inner
+                .take_injected(host, &mut self.rx, tables, now, &mut turn);
         }
         for id in self.inner.ports.ids() {
             let Inner { ports, pool, .. } = &mut self.inner;
@@ -384,7 +399,13 @@ impl<P: Port> Inner<P> {
                 match *verdict {
                     Verdict::Punt(reason) => {
                         let (rx_port, info) = (packet.rx_port(), batch.punt_info(i));
-                        if self.punt.offer(packet.bytes(), reason, rx_port, info, now) {
+                        let taken = match &mut self.host {
+                            Some(host) if reason == PuntReason::HostDelivery => {
+                                host.offer(packet.bytes())
+                            }
+                            _ => self.punt.offer(packet.bytes(), reason, rx_port, info, now),
+                        };
+                        if taken {
                             turn.punted += 1;
                         } else {
                             self.local.punt_refused(reason, len);
@@ -402,6 +423,7 @@ impl<P: Port> Inner<P> {
             }
         }
         debug_assert_eq!(outcomes.len(), rx.len(), "one verdict per packet");
+        self.local.take_events(|event| self.punt.tell(event, now));
         for (packet, outcome) in rx.drain(..).zip(outcomes) {
             self.dispatch(packet, outcome, turn);
         }
@@ -436,7 +458,20 @@ impl<P: Port> Inner<P> {
                 Ok(()) => return Ok(()),
                 Err(frame) => (frame, DropReason::TxRingFull),
             },
-            None => (frame, DropReason::PortDown),
+            None => match &mut self.host {
+                Some(host) if host.port() == id => {
+                    let (from, to) = (usize::from(head), usize::from(head) + usize::from(len));
+                    let bytes = frame.bytes().get(from..to).unwrap_or_default();
+                    let taken = host.offer(bytes);
+                    self.pool.push(frame);
+                    return if taken {
+                        Ok(())
+                    } else {
+                        Err(DropReason::TxRingFull)
+                    };
+                }
+                _ => (frame, DropReason::PortDown),
+            },
         };
         self.pool.push(frame);
         Err(reason)
@@ -498,12 +533,16 @@ impl<P: Port> Inner<P> {
         }
         if !turn.is_empty() {
             self.punt.announce();
+            if let Some(host) = &mut self.host {
+                host.announce();
+            }
             self.local.flush();
         }
         self.stats.count_turn(turn.is_empty());
     }
 
     fn publish_stats(&self) {
+        self.punt.count_lost_events(self.local.events_lost());
         self.stats
             .set_frames(self.pool.available(), self.pool.capacity());
         for (id, port) in self.ports.iter() {
