@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sixferry_fwd::{IpId, Local, LocalConfig, Tables, WorkerCounters};
 
 use crate::frame::FramePool;
+use crate::host::{HostConfig, HostEnd, HostProducer, host_path};
 use crate::inject::{InjectReceiver, Injector, inject_path};
 use crate::publisher::{Publisher, TablesReader};
 use crate::punt::{PuntConfig, PuntConsumer, PuntProducer, punt_path};
@@ -26,6 +27,8 @@ pub struct EngineConfig {
     pub punts: PuntConfig,
     /// Packet buffers of the inject path, per worker, 2 KiB each.
     pub inject_buffers: usize,
+    /// The rings to and from the host's own stack; `None`: the relay has none.
+    pub host: Option<HostConfig>,
 }
 
 impl EngineConfig {
@@ -37,6 +40,7 @@ impl EngineConfig {
             ip_id: IpId::Counter,
             punts: PuntConfig::default(),
             inject_buffers: 256,
+            host: None,
         }
     }
 }
@@ -50,6 +54,8 @@ pub struct Engine {
     pub punts: PuntConsumer,
     /// For whoever sends packets in.
     pub injector: Injector,
+    /// For the thread between the workers and the host's own stack.
+    pub host: Option<HostEnd>,
     /// For whoever reads counters; one per worker.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// For the workers' threads.
@@ -68,15 +74,24 @@ impl Engine {
             .collect::<io::Result<_>>()?;
         let (producers, punts) = punt_path(workers, &config.punts)?;
         let (receivers, injector) = inject_path(&wakers, config.inject_buffers);
+        let (mut hosts, host) = match &config.host {
+            Some(host) => {
+                let (producers, end) = host_path(&wakers, host)?;
+                (producers.into_iter().map(Some).collect(), Some(end))
+            }
+            None => (Vec::new(), None),
+        };
+        hosts.resize_with(workers, || None);
         let mut publisher = Publisher::new(tables);
         let counters: Vec<Arc<WorkerCounters>> = (0..workers).map(|_| Arc::default()).collect();
         let seats = wakers
             .into_iter()
             .zip(producers)
             .zip(receivers)
+            .zip(hosts)
             .zip(&counters)
             .enumerate()
-            .map(|(worker, (((waker, punt), inject), shared))| Seat {
+            .map(|(worker, ((((waker, punt), inject), host), shared))| Seat {
                 tables: publisher.reader(waker.clone()),
                 local: Local::new(LocalConfig {
                     worker,
@@ -88,6 +103,7 @@ impl Engine {
                 }),
                 punt,
                 inject,
+                host,
                 waker,
             })
             .collect();
@@ -95,6 +111,7 @@ impl Engine {
             publisher,
             punts,
             injector,
+            host,
             counters,
             seats,
         })
@@ -108,6 +125,7 @@ pub struct Seat {
     local: Local,
     punt: PuntProducer,
     inject: InjectReceiver,
+    host: Option<(HostProducer, InjectReceiver)>,
     waker: Waker,
 }
 
@@ -119,6 +137,7 @@ impl Seat {
             local,
             punt,
             inject,
+            host,
             waker,
         } = self;
         Worker::new(WorkerParts {
@@ -128,6 +147,7 @@ impl Seat {
             local,
             punt,
             inject,
+            host,
             waker,
         })
     }

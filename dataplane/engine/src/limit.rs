@@ -21,7 +21,7 @@ impl Rate {
 
 /// A token bucket in nanoseconds of credit: exact at any rate, no division when it fills.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TokenBucket {
+pub struct TokenBucket {
     /// Nanoseconds one event costs; 0 means unlimited.
     cost: u64,
     /// Most credit.
@@ -32,7 +32,7 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub(crate) fn new(rate: Rate) -> Self {
+    pub fn new(rate: Rate) -> Self {
         let cost = match rate.per_second {
             0 => 0,
             per_second => (Ticks::PER_SECOND / u64::from(per_second)).max(1),
@@ -47,7 +47,7 @@ impl TokenBucket {
     }
 
     /// Takes one token if there is one.
-    pub(crate) fn take(&mut self, now: Ticks) -> bool {
+    pub fn take(&mut self, now: Ticks) -> bool {
         if self.cost == 0 {
             return true;
         }

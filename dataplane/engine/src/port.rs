@@ -41,8 +41,8 @@ pub trait Port {
     /// Frames inside this port: fill, rx, tx and completion rings together.
     fn held(&self) -> usize;
 
-    /// Totals since the port was opened. The worker calls this between turns, about once a
-    /// second, so an implementation may ask the kernel here.
+    /// Totals since the port was opened. The worker calls this between turns, a few times
+    /// a second and when packets cease, so an implementation may ask the kernel here.
     fn stats(&self) -> PortQueueStats;
 
     /// The descriptor that becomes readable when packets arrive; `None` for ports that are asked

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sixferry_fwd::{DropReason, PacketsBytes, PortId, PuntInfo, PuntReason, Ticks};
+use sixferry_fwd::{Event, PortId, PuntInfo, PuntReason, Ticks};
 
+use crate::event::{EventProducer, EventRing, Noted};
 use crate::limit::{Rate, TokenBucket};
 use crate::ring::{Loan, PacketRing};
 use crate::wake::Waker;
@@ -25,17 +26,28 @@ pub struct PuntConfig {
     pub buffers: usize,
     /// Rate per reason, by [`PuntReason::index`].
     pub rates: [Rate; PuntReason::COUNT],
+    /// Events of all workers together that may wait for the slow path.
+    pub events: usize,
 }
 
 impl Default for PuntConfig {
-    /// 256 buffers; 1,000 packets a second with a burst of 128 for each reason.
+    /// 512 buffers; 1,000 packets a second for each reason, but 20,000 for what is traffic of users
+    /// (fragments, and packets to be fragmented), with a burst of 128; 4,096 events.
     fn default() -> Self {
-        Self {
-            buffers: 256,
-            rates: [Rate {
-                per_second: 1000,
+        let mut rates = [Rate {
+            per_second: 1000,
+            burst: 128,
+        }; PuntReason::COUNT];
+        for reason in [PuntReason::Fragment, PuntReason::OuterTooBig] {
+            rates[reason.index()] = Rate {
+                per_second: 20_000,
                 burst: 128,
-            }; PuntReason::COUNT],
+            };
+        }
+        Self {
+            buffers: 512,
+            rates,
+            events: 4096,
         }
     }
 }
@@ -127,17 +139,20 @@ pub fn punt_path(
         worker: 0,
         at: Ticks(0),
     };
+    let events = EventRing::new(workers, config.events);
     let producers: Vec<PuntProducer> = (0..workers)
         .map(|worker| PuntProducer {
             worker,
             ring: PacketRing::new(config.buffers, blank),
             buckets: config.rates.map(TokenBucket::new),
             counters: Arc::default(),
+            events: EventProducer::new(Arc::clone(&events), worker),
             waker: waker.clone(),
             unannounced: false,
         })
         .collect();
     let consumer = PuntConsumer {
+        events,
         rings: producers
             .iter()
             .map(|producer| producer.ring.clone())
@@ -159,13 +174,14 @@ pub struct PuntProducer {
     ring: PacketRing<PuntMeta>,
     buckets: [TokenBucket; PuntReason::COUNT],
     counters: Arc<PuntCounters>,
+    events: EventProducer,
     waker: Waker,
     unannounced: bool,
 }
 
 impl PuntProducer {
     /// Copies a packet to the punt ring; `false` when it is over its reason's rate or no buffer is
-    /// free, and the packet is to be dropped as [`DropReason::PuntLimit`].
+    /// free, and the packet is to be dropped as [`PuntLimit`](sixferry_fwd::DropReason::PuntLimit).
     pub fn offer(
         &mut self,
         bytes: &[u8],
@@ -195,6 +211,16 @@ impl PuntProducer {
         true
     }
 
+    /// Hands the slow path an event, if there is room.
+    pub fn tell(&mut self, event: Event, now: Ticks) {
+        self.unannounced |= self.events.push(event, now);
+    }
+
+    /// Publishes how many events were lost, with those the forwarding core left out itself.
+    pub fn count_lost_events(&self, left_out: u64) {
+        self.events.count_lost(left_out);
+    }
+
     /// Wakes the punt thread if something was queued since the last call. Once per turn: the rates
     /// bound how many system calls that can be.
     pub fn announce(&mut self) {
@@ -216,6 +242,7 @@ pub struct PuntConsumer {
     rings: Vec<PacketRing<PuntMeta>>,
     counters: Vec<Arc<PuntCounters>>,
     next: usize,
+    events: Arc<EventRing>,
     waker: Waker,
 }
 
@@ -229,6 +256,16 @@ impl PuntConsumer {
             .find(|at| !self.rings[*at].is_empty())?;
         self.next = (at + 1) % workers;
         self.rings[at].pop()
+    }
+
+    /// The next event of any worker.
+    pub fn pop_event(&mut self) -> Option<Noted> {
+        self.events.pop()
+    }
+
+    /// Events that found no room.
+    pub fn events_lost(&self) -> u64 {
+        self.events.lost()
     }
 
     /// Waits until a worker has punted or somebody used [`PuntConsumer::waker`], at most
@@ -285,87 +322,6 @@ impl AsRawFd for PuntConsumer {
     }
 }
 
-/// What the slow path did with the packets it took, so that none goes unaccounted:
-/// `taken = delivered + reinjected + sum of drops + held`.
-#[derive(Debug)]
-pub struct SlowPathCounters {
-    taken: AtomicU64,
-    delivered: AtomicU64,
-    reinjected: AtomicU64,
-    held: AtomicU64,
-    drops: [(AtomicU64, AtomicU64); DropReason::COUNT],
-}
-
-impl Default for SlowPathCounters {
-    fn default() -> Self {
-        Self {
-            taken: AtomicU64::default(),
-            delivered: AtomicU64::default(),
-            reinjected: AtomicU64::default(),
-            held: AtomicU64::default(),
-            drops: std::array::from_fn(|_| (AtomicU64::default(), AtomicU64::default())),
-        }
-    }
-}
-
-impl SlowPathCounters {
-    /// A packet was popped from a punt ring.
-    pub fn count_taken(&self) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A packet reached the subscriber it was meant for, or the host.
-    pub fn count_delivered(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A packet went back to a worker.
-    pub fn count_reinjected(&self) {
-        self.reinjected.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A packet was discarded.
-    pub fn count_drop(&self, reason: DropReason, len: usize) {
-        let (packets, bytes) = &self.drops[reason.index()];
-        packets.fetch_add(1, Ordering::Relaxed);
-        bytes.fetch_add(len as u64, Ordering::Relaxed);
-    }
-
-    /// How many packets wait for a next hop now.
-    pub fn set_held(&self, held: usize) {
-        self.held.store(held as u64, Ordering::Relaxed);
-    }
-
-    /// Popped from the punt rings.
-    pub fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Reached a subscriber or the host.
-    pub fn delivered(&self) -> u64 {
-        self.delivered.load(Ordering::Relaxed)
-    }
-
-    /// Went back to a worker.
-    pub fn reinjected(&self) -> u64 {
-        self.reinjected.load(Ordering::Relaxed)
-    }
-
-    /// Waiting for a next hop.
-    pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    /// Discarded for `reason`.
-    pub fn drops_for(&self, reason: DropReason) -> PacketsBytes {
-        let (packets, bytes) = &self.drops[reason.index()];
-        PacketsBytes {
-            packets: packets.load(Ordering::Relaxed),
-            bytes: bytes.load(Ordering::Relaxed),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,6 +371,7 @@ mod tests {
         let config = PuntConfig {
             buffers: 3,
             rates: [Rate::UNLIMITED; PuntReason::COUNT],
+            events: 1,
         };
         let (mut producers, mut consumer) = punt_path(1, &config).unwrap();
         let producer = &mut producers[0];
@@ -462,19 +419,5 @@ mod tests {
         }
         assert!(started.elapsed() < Duration::from_secs(30));
         punting.join().unwrap();
-    }
-
-    #[test]
-    fn slow_path_counters_add_up() {
-        let counters = SlowPathCounters::default();
-        (0..4).for_each(|_| counters.count_taken());
-        counters.count_delivered();
-        counters.count_reinjected();
-        counters.count_drop(DropReason::NexthopUnresolved, 100);
-        counters.set_held(1);
-        let drops = counters.drops_for(DropReason::NexthopUnresolved);
-        assert_eq!((drops.packets, drops.bytes), (1, 100));
-        let out = counters.delivered() + counters.reinjected() + drops.packets + counters.held();
-        assert_eq!(counters.taken(), out);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet, sched_setaffinity, set_capabilities};
 use sixferry_fwd::PortId;
 
 use crate::port::Port;
@@ -73,6 +73,14 @@ pub enum SpawnError {
         /// The system's answer.
         source: io::Error,
     },
+    /// Its capabilities.
+    #[error("cannot take thread {name}'s capabilities away: {source}")]
+    Capabilities {
+        /// The thread's name.
+        name: String,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// Its CPU.
     #[error("cannot pin thread {name} to CPU {cpu}: {source}")]
     Pin {
@@ -85,6 +93,27 @@ pub enum SpawnError {
     },
 }
 
+/// What a new thread could not do.
+enum Unprepared {
+    Pin(usize, io::Error),
+    Capabilities(io::Error),
+}
+
+/// Takes every capability away from the calling thread, for good; other threads keep theirs.
+///
+/// # Errors
+/// When the kernel refuses, which it has no reason to.
+pub fn drop_capabilities() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, sets)?;
+    Ok(())
+}
+
 /// How to run a worker.
 #[derive(Clone, Debug)]
 pub struct SpawnOptions {
@@ -94,6 +123,9 @@ pub struct SpawnOptions {
     pub cpu: Option<usize>,
     /// What it does when there is nothing to do.
     pub idle: IdlePolicy,
+    /// Give up every capability first. A worker needs none: its sockets are bound and its memory is
+    /// registered, and whatever opens others is another thread.
+    pub drop_capabilities: bool,
 }
 
 /// The rest of the process's hold on a running worker.
@@ -231,16 +263,21 @@ impl<P: Port + Send + 'static> Worker<P> {
     /// Runs the worker on a thread of its own.
     ///
     /// # Errors
-    /// When the thread cannot be started or pinned.
+    /// When the thread cannot be started, pinned or rid of its capabilities.
     pub fn spawn(mut self, options: SpawnOptions) -> Result<WorkerHandle<P>, SpawnError> {
-        let SpawnOptions { name, cpu, idle } = options;
+        let SpawnOptions {
+            name,
+            cpu,
+            idle,
+            drop_capabilities,
+        } = options;
         let stop = self.stop_flag();
         let stats = Arc::clone(self.stats());
         let changes = Arc::clone(&self.changes);
         let (told, pinned) = std::sync::mpsc::sync_channel(1);
         let flag = stop.clone();
         let body = move || {
-            let result = cpu.map_or(Ok(()), |cpu| self.pin(cpu));
+            let result = self.prepare(cpu, drop_capabilities);
             let run = result.is_ok();
             if told.send(result).is_ok() && run {
                 self.run(idle, &flag);
@@ -254,15 +291,29 @@ impl<P: Port + Send + 'static> Worker<P> {
                 name: name.clone(),
                 source,
             })?;
-        match (pinned.recv(), cpu) {
-            (Ok(Err(source)), Some(cpu)) => Err(SpawnError::Pin { name, cpu, source }),
-            _ => Ok(WorkerHandle {
+        match pinned.recv() {
+            Ok(Err(Unprepared::Pin(cpu, source))) => Err(SpawnError::Pin { name, cpu, source }),
+            Ok(Err(Unprepared::Capabilities(source))) => {
+                Err(SpawnError::Capabilities { name, source })
+            }
+            Ok(Ok(())) | Err(_) => Ok(WorkerHandle {
                 thread,
                 stop,
                 stats,
                 changes,
             }),
         }
+    }
+
+    fn prepare(&self, cpu: Option<usize>, drop_capabilities: bool) -> Result<(), Unprepared> {
+        if let Some(cpu) = cpu {
+            self.pin(cpu)
+                .map_err(|source| Unprepared::Pin(cpu, source))?;
+        }
+        if drop_capabilities {
+            self::drop_capabilities().map_err(Unprepared::Capabilities)?;
+        }
+        Ok(())
     }
 
     fn pin(&self, cpu: usize) -> io::Result<()> {

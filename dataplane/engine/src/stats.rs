@@ -119,7 +119,8 @@ impl WorkerStats {
         }
     }
 
-    /// The worker's queue of `port` as of its last look (about once a second).
+    /// The worker's queue of `port` as of its last look: when packets last ceased,
+    /// or less than 100 ms ago.
     pub fn port(&self, port: PortId) -> Option<PortQueueStats> {
         let slot = self.ports.get(port.index())?;
         if slot.present.load(Ordering::Relaxed) == 0 {

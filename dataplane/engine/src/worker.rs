@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
-use sixferry_fwd::{Batch, Local, Packet, PortId, Tables, Ticks, Verdict, process};
+use sixferry_fwd::{
+    Batch, DropReason, Local, Packet, PortId, PuntReason, Tables, Ticks, Verdict, process,
+};
 
 use crate::frame::{BATCH_MAX, FRAME_LEN, FramePool, HEADROOM};
+use crate::host::HostProducer;
 use crate::inject::{InjectKind, InjectReceiver};
 use crate::port::{Port, RxPacket};
 use crate::publisher::TablesReader;
@@ -19,8 +22,11 @@ use crate::punt::PuntProducer;
 use crate::stats::WorkerStats;
 use crate::wake::Waker;
 
-/// How often a worker looks at its ports' statistics.
-const STATS_INTERVAL: u64 = Ticks::PER_SECOND;
+/// How often a busy worker looks at its ports' statistics. Asking a port may be a system call.
+const STATS_INTERVAL: u64 = Ticks::PER_SECOND / 10;
+/// A worker that becomes idle shows its final figures at once, but not more often than this: with
+/// single packets it becomes idle a million times a second.
+const STATS_PAUSE: u64 = Ticks::PER_SECOND / 1000;
 
 /// A worker's queues, by port.
 #[derive(Debug)]
@@ -166,6 +172,8 @@ pub struct WorkerParts<P> {
     pub punt: PuntProducer,
     /// From the slow path.
     pub inject: InjectReceiver,
+    /// To and from the host's own stack.
+    pub host: Option<(HostProducer, InjectReceiver)>,
     /// Wakes it: the one its tables reader and inject ring know.
     pub waker: Waker,
 }
@@ -175,9 +183,12 @@ pub struct WorkerParts<P> {
 pub struct Worker<P> {
     tables: TablesReader,
     inject: InjectReceiver,
+    from_host: Option<InjectReceiver>,
     rx: ArrayVec<RxPacket, BATCH_MAX>,
     inner: Inner<P>,
-    next_stats: Ticks,
+    /// When the ports' statistics were published, and whether packets have passed since.
+    stats_at: Ticks,
+    stats_behind: bool,
     pub(crate) waker: Waker,
     pub(crate) changes: Arc<PortChanges<P>>,
 }
@@ -189,6 +200,7 @@ struct Inner<P> {
     pool: FramePool,
     local: Local,
     punt: PuntProducer,
+    host: Option<HostProducer>,
     stats: Arc<WorkerStats>,
 }
 
@@ -202,21 +214,26 @@ impl<P: Port> Worker<P> {
             local,
             punt,
             inject,
+            host,
             waker,
         } = parts;
         let stats = Arc::new(WorkerStats::default());
+        let (host, from_host) = host.unzip();
         Self {
             tables,
             inject,
+            from_host,
             rx: ArrayVec::new(),
             inner: Inner {
                 ports,
                 pool,
                 local,
                 punt,
+                host,
                 stats,
             },
-            next_stats: Ticks(0),
+            stats_at: Ticks(0),
+            stats_behind: false,
             waker,
             changes: Arc::default(),
         }
@@ -233,6 +250,10 @@ impl<P: Port> Worker<P> {
             self.inner
                 .take_injected(&self.inject, &mut self.rx, tables, now, &mut turn);
         }
+        if let Some(host) = self.from_host.as_ref().filter(|ring| !ring.is_empty()) {
+            self.inner
+                .take_injected(host, &mut self.rx, tables, now, &mut turn);
+        }
         for id in self.inner.ports.ids() {
             let Inner { ports, pool, .. } = &mut self.inner;
             let Some(port) = ports.get_mut(id) else {
@@ -247,8 +268,15 @@ impl<P: Port> Worker<P> {
             }
         }
         self.inner.flush(&turn);
-        if now >= self.next_stats {
-            self.next_stats = Ticks(now.0.saturating_add(STATS_INTERVAL));
+        self.stats_behind |= !turn.is_empty();
+        let due = if turn.is_empty() && self.stats_behind {
+            self.stats_at.0.saturating_add(STATS_PAUSE)
+        } else {
+            self.stats_at.0.saturating_add(STATS_INTERVAL)
+        };
+        if now.0 >= due {
+            self.stats_at = now;
+            self.stats_behind = false;
             self.inner.publish_stats();
         }
         turn
@@ -371,7 +399,13 @@ impl<P: Port> Inner<P> {
                 match *verdict {
                     Verdict::Punt(reason) => {
                         let (rx_port, info) = (packet.rx_port(), batch.punt_info(i));
-                        if self.punt.offer(packet.bytes(), reason, rx_port, info, now) {
+                        let taken = match &mut self.host {
+                            Some(host) if reason == PuntReason::HostDelivery => {
+                                host.offer(packet.bytes())
+                            }
+                            _ => self.punt.offer(packet.bytes(), reason, rx_port, info, now),
+                        };
+                        if taken {
                             turn.punted += 1;
                         } else {
                             self.local.punt_refused(reason, len);
@@ -389,6 +423,7 @@ impl<P: Port> Inner<P> {
             }
         }
         debug_assert_eq!(outcomes.len(), rx.len(), "one verdict per packet");
+        self.local.take_events(|event| self.punt.tell(event, now));
         for (packet, outcome) in rx.drain(..).zip(outcomes) {
             self.dispatch(packet, outcome, turn);
         }
@@ -401,35 +436,45 @@ impl<P: Port> Inner<P> {
             Verdict::Tx(id) | Verdict::Answer(id) => id,
             Verdict::Punt(_) | Verdict::Drop(_) => return self.pool.push(packet.frame),
         };
-        if self.send(
-            id,
-            RxPacket {
-                frame: packet.frame,
-                head,
-                len,
-            },
-        ) {
-            turn.sent += 1;
-        } else {
-            self.local.tx_refused(verdict, usize::from(len));
-            turn.dropped += 1;
+        let packet = RxPacket {
+            frame: packet.frame,
+            head,
+            len,
+        };
+        match self.send(id, packet) {
+            Ok(()) => turn.sent += 1,
+            Err(reason) => {
+                self.local.tx_refused(verdict, reason, usize::from(len));
+                turn.dropped += 1;
+            }
         }
     }
 
-    /// Queues a packet on a port; recycles the frame when the port is not there or full.
-    fn send(&mut self, id: PortId, packet: RxPacket) -> bool {
+    /// Queues a packet on a port; recycles the frame and says why when that cannot be.
+    fn send(&mut self, id: PortId, packet: RxPacket) -> Result<(), DropReason> {
         let RxPacket { frame, head, len } = packet;
-        let refused = match self.ports.get_mut(id) {
-            Some(port) => port.tx(frame, head, len, &mut self.pool),
-            None => Err(frame),
+        let (frame, reason) = match self.ports.get_mut(id) {
+            Some(port) => match port.tx(frame, head, len, &mut self.pool) {
+                Ok(()) => return Ok(()),
+                Err(frame) => (frame, DropReason::TxRingFull),
+            },
+            None => match &mut self.host {
+                Some(host) if host.port() == id => {
+                    let (from, to) = (usize::from(head), usize::from(head) + usize::from(len));
+                    let bytes = frame.bytes().get(from..to).unwrap_or_default();
+                    let taken = host.offer(bytes);
+                    self.pool.push(frame);
+                    return if taken {
+                        Ok(())
+                    } else {
+                        Err(DropReason::TxRingFull)
+                    };
+                }
+                _ => (frame, DropReason::PortDown),
+            },
         };
-        match refused {
-            Ok(()) => true,
-            Err(frame) => {
-                self.pool.push(frame);
-                false
-            }
-        }
+        self.pool.push(frame);
+        Err(reason)
     }
 
     /// Takes at most a batch from the inject ring. Without a free frame the packets wait there.
@@ -464,7 +509,7 @@ impl<P: Port> Inner<P> {
                     rx_ports.push(rx_port);
                 }
                 InjectKind::Transmit { port } => {
-                    let sent = self.send(port, packet);
+                    let sent = self.send(port, packet).is_ok();
                     self.stats.count_transmit(sent);
                     *(if sent {
                         &mut turn.sent
@@ -488,12 +533,16 @@ impl<P: Port> Inner<P> {
         }
         if !turn.is_empty() {
             self.punt.announce();
+            if let Some(host) = &mut self.host {
+                host.announce();
+            }
             self.local.flush();
         }
         self.stats.count_turn(turn.is_empty());
     }
 
     fn publish_stats(&self) {
+        self.punt.count_lost_events(self.local.events_lost());
         self.stats
             .set_frames(self.pool.available(), self.pool.capacity());
         for (id, port) in self.ports.iter() {

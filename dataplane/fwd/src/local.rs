@@ -120,15 +120,15 @@ impl Local {
         }
     }
 
-    /// The egress ring had no room for a packet of `len` bytes that `verdict` had sent on its way: it
-    /// counts as dropped instead.
-    pub fn tx_refused(&mut self, verdict: Verdict, len: usize) {
+    /// A packet of `len` bytes that `verdict` had sent on its way did not leave, because the egress
+    /// queue is full or there is no such port: it counts as dropped for `reason` instead.
+    pub fn tx_refused(&mut self, verdict: Verdict, reason: DropReason, len: usize) {
         match verdict {
             Verdict::Tx(_) => self.counters.forwarded.take_back(len),
             Verdict::Answer(_) => self.counters.answered.take_back(len),
             Verdict::Punt(_) | Verdict::Drop(_) => return,
         }
-        self.drop_packet(DropReason::TxRingFull, len);
+        self.drop_packet(reason, len);
     }
 
     /// The slow path did not take a packet of `len` bytes: it counts as dropped instead.

@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use rand::RngExt;
 use sd_notify::NotifyState;
-use sixferry_engine::{Engine, EngineConfig, IdlePolicy, PortSet, SpawnOptions, WorkerHandle};
+use sixferry_engine::{
+    Engine, EngineConfig, IdlePolicy, PortSet, SpawnOptions, WorkerHandle, drop_capabilities,
+};
 use sixferry_fwd::{PortId, Settings};
 use sixferry_xsk::{OpenOptions, OpenPort, XskPort, XskSet};
 use tokio::net::{TcpListener, UnixListener};
@@ -415,6 +417,7 @@ async fn start_workers(
             name: format!("worker-{i}"),
             cpu,
             idle,
+            drop_capabilities: true,
         })?);
     }
 
@@ -427,7 +430,13 @@ async fn start_workers(
     );
     let thread = std::thread::Builder::new()
         .name("punt".to_owned())
-        .spawn(move || punts.run())
+        .spawn(move || {
+            // It parses what strangers send, and only rings and wake-ups are its means.
+            if let Err(error) = drop_capabilities() {
+                tracing::error!(%error, "the punt thread keeps its capabilities");
+            }
+            punts.run();
+        })
         .map_err(|source| StartError::System {
             what: "start a thread",
             source,

@@ -155,6 +155,7 @@ fn punts_over_the_limit_are_drops() {
     config.punts = PuntConfig {
         buffers: 5,
         rates: [Rate::UNLIMITED; PuntReason::COUNT],
+        ..PuntConfig::default()
     };
     let mut world = world_with(&Sizes::default(), &config);
     for _ in 0..20 {

@@ -21,6 +21,7 @@ fn options(name: &str, idle: IdlePolicy) -> SpawnOptions {
         name: name.into(),
         cpu: None,
         idle,
+        drop_capabilities: true,
     }
 }
 
@@ -155,6 +156,45 @@ fn a_worker_is_pinned_where_it_was_told() {
         matches!(error, SpawnError::Pin { cpu: 1_000_000, .. }),
         "{error}"
     );
+}
+
+/// The effective capabilities of this process's threads of that name.
+fn capabilities_of(name: &str) -> Vec<u64> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let named = tasks
+        .map(|task| task.unwrap().path())
+        .filter(|task| read(task.join("comm")).trim_end() == name);
+    named
+        .map(|task| {
+            let status = read(task.join("status"));
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+            u64::from_str_radix(effective.expect("CapEff").trim(), 16).unwrap()
+        })
+        .collect()
+}
+
+/// Means something only where the tests run as root.
+#[test]
+fn a_worker_gives_up_its_capabilities_and_nobody_elses() {
+    let before = capabilities_of("sleeper-caps");
+    assert_eq!(before, []);
+    let mut control = control(1);
+    let config = EngineConfig::new(1, 7);
+    let mut engine = Engine::new(&config, control.tables.snapshot()).unwrap();
+    let ports: PortSet<MemPort> = PortSet::new();
+    let worker = engine.seats.remove(0).worker(ports, FramePool::heap(1));
+    let mine = rustix::thread::capabilities(None).unwrap();
+    let handle = worker
+        .spawn(options("sleeper-caps", IdlePolicy::POLL))
+        .unwrap();
+    assert_eq!(capabilities_of("sleeper-caps"), [0]);
+    assert_eq!(
+        rustix::thread::capabilities(None).unwrap().permitted,
+        mine.permitted
+    );
+    handle.stop();
+    handle.join().unwrap();
 }
 
 /// Sends through one worker until told to stop; returns how many packets left the relay.

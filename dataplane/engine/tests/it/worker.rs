@@ -1,6 +1,7 @@
 //! One worker, turned by hand.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
@@ -143,7 +144,10 @@ fn an_egress_port_the_worker_lacks_loses_no_frame() {
     drop(world.worker.ports_mut().remove(V6_PORT).unwrap());
     assert!(world.v4.push(&from_user(50)));
     assert_eq!(world.worker.turn(Ticks(1)).dropped, 1);
-    assert_eq!(world.engine.counters[0].snapshot().forwarded.packets, 0);
+    let counters = world.engine.counters[0].snapshot();
+    assert_eq!(counters.forwarded.packets, 0);
+    assert_eq!(counters.drops_for(DropReason::PortDown).packets, 1);
+    assert_eq!(counters.drops_for(DropReason::TxRingFull).packets, 0);
     assert_settled(&world);
 }
 
@@ -225,6 +229,27 @@ fn a_turn_takes_a_batch_of_every_port() {
     assert_eq!((report.turns, report.empty_turns), (3, 1));
     assert_eq!(report.batches, [0, 0, 0, 0, 2, 0, 0, 2]);
     assert_settled(&world);
+}
+
+#[test]
+fn port_figures_follow_within_a_tenth_of_a_second() {
+    const MS: u64 = Ticks::PER_SECOND / 1000;
+    let mut world = world(&Sizes::default());
+    let stats = Arc::clone(world.worker.stats());
+    let published = || stats.port(V4_PORT).map(|port| port.rx_packets);
+    let start = 1_000 * MS;
+    let mut busy = |now: u64| {
+        assert!(world.v4.push(&from_user(50)));
+        world.worker.turn(Ticks(now));
+        published()
+    };
+    assert_eq!(busy(start), Some(1), "at once");
+    assert_eq!(busy(start + MS), Some(1), "not every turn");
+    assert_eq!(busy(start + 99 * MS), Some(1));
+    assert_eq!(busy(start + 100 * MS), Some(4), "also without a pause");
+    assert_eq!(busy(start + 101 * MS), Some(4));
+    world.worker.turn(Ticks(start + 102 * MS));
+    assert_eq!(published(), Some(5), "idle: nothing more will come");
 }
 
 #[test]

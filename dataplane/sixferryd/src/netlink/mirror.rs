@@ -372,6 +372,9 @@ impl Follower {
                     .await;
             }
         }
+        for key in hints.neighbours {
+            self.tell(Event::Used(key)).await;
+        }
         if hints.links {
             *self.shared.links.write() = self.view.links().cloned().collect();
         }

@@ -10,27 +10,24 @@
 //! behind that the kernel probes for ever. There is a limit on the questions per second, on those
 //! open at once and on the entries kept; of the latter the one asked for longest ago gives way.
 //!
+//! What the kernel has learnt on a connected prefix by itself is used for forwarding as it stands,
+//! so no packet ever asks for it, and the kernel would let it rot: the neighbour's new MAC address
+//! would go unnoticed until the entry is collected. A limited number of those is managed too, as
+//! long as they answer and nothing else needs the room.
+//!
 //! Entries that somebody configured (permanent, no-ARP) or manages already are left alone. On stop
 //! ours become ordinary again, and those nobody answered for are deleted.
 
-use std::io;
+mod task;
+
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use netlink_packet_route::neighbour::{
-    NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::decode::{self, OUR_PROTOCOL};
-use super::mirror;
-use super::socket::RouteSocket;
+pub(super) use self::task::NeighbourTask;
 use super::types::{Care, Neighbour, NeighbourState};
 
 /// A neighbour's interface and address.
@@ -41,6 +38,8 @@ pub(super) type Key = (u32, IpAddr);
 pub(super) struct KeeperConfig {
     /// Entries kept resolved, gateways included.
     pub(super) capacity: usize,
+    /// Those of them that only the kernel's own traffic brought.
+    pub(super) learnt: usize,
     /// Addresses asked for and not answered yet.
     pub(super) pending: usize,
     /// Questions per second, and how many at once.
@@ -52,6 +51,8 @@ impl Default for KeeperConfig {
     fn default() -> Self {
         Self {
             capacity: 4096,
+            // Below the default `gc_thresh3` of 1,024, which holds for all entries of a family.
+            learnt: 512,
             pending: 1024,
             rate: 500,
             burst: 128,
@@ -77,6 +78,8 @@ pub(super) enum Event {
     Gateway(Key, bool),
     /// All neighbours that somebody else wants kept, whether routes use them or not.
     Pinned(Vec<Key>),
+    /// Packets are sent to this address of a connected prefix because the kernel knew it already.
+    Used(Key),
     /// A packet waits for this address.
     Wanted(Key),
     /// The kernel's entry has changed.
@@ -120,6 +123,8 @@ struct Entry {
     phase: Phase,
     /// Who needs it for good: a mask of `BY_...`; 0 if packets asked for it.
     holders: u8,
+    /// Taken over from the kernel; nobody ever asked for it.
+    learnt: bool,
     asked: Instant,
     acted: Instant,
 }
@@ -139,6 +144,7 @@ pub(super) struct Keeper {
     config: KeeperConfig,
     entries: HashMap<Key, Entry>,
     pending: usize,
+    learnt: usize,
     tokens: f64,
     refilled: Instant,
     /// Whether the kernel must be asked again and again.
@@ -153,6 +159,7 @@ impl Keeper {
             config,
             entries: HashMap::new(),
             pending: 0,
+            learnt: 0,
             tokens: f64::from(config.burst),
             refilled: now,
             refresh_by_use: false,
@@ -166,6 +173,7 @@ impl Keeper {
             Event::Gateway(key, true) => self.hold(key, BY_ROUTE, now, actions),
             Event::Gateway(key, false) => self.let_go(key, BY_ROUTE, actions),
             Event::Pinned(keys) => self.pin(&keys, now, actions),
+            Event::Used(key) => self.used(key, now, actions),
             Event::Wanted(key) => self.wanted(key, now, actions),
             Event::Seen(neighbour) => self.seen(neighbour, now, actions),
             Event::Lost(key) => self.lost(key, now, actions),
@@ -213,6 +221,7 @@ impl Keeper {
                 let entry = Entry {
                     phase: Phase::Kept,
                     holders: holder,
+                    learnt: false,
                     asked: now,
                     acted: now,
                 };
@@ -260,6 +269,24 @@ impl Keeper {
         }
     }
 
+    fn used(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
+        let room = self.entries.len() - self.pending < self.config.capacity
+            && self.learnt < self.config.learnt;
+        if !room || self.entries.contains_key(&key) {
+            return;
+        }
+        let entry = Entry {
+            phase: Phase::Kept,
+            holders: 0,
+            learnt: true,
+            asked: now,
+            acted: now,
+        };
+        self.entries.insert(key, entry);
+        self.learnt += 1;
+        actions.push(Action::Manage(key));
+    }
+
     fn wanted(&mut self, key: Key, now: Instant, actions: &mut Vec<Action>) {
         let recent = |entry: &Entry| now.duration_since(entry.acted) < AGAIN_AFTER;
         let known = self.entries.get_mut(&key);
@@ -282,6 +309,7 @@ impl Keeper {
                 let entry = Entry {
                     phase: Phase::Pending,
                     holders: 0,
+                    learnt: false,
                     asked: now,
                     acted: now,
                 };
@@ -301,6 +329,7 @@ impl Keeper {
                 let entry = Entry {
                     phase: Phase::Kept,
                     holders: 0,
+                    learnt: false,
                     asked: now,
                     acted: now,
                 };
@@ -311,7 +340,13 @@ impl Keeper {
         if others(&neighbour) {
             return self.left_alone(key);
         }
+        let silent = neighbour.state == NeighbourState::Unresolved;
         match entry.phase {
+            // It went away: the kernel must not ask for it for ever.
+            Phase::Kept | Phase::Lost if silent && entry.learnt && entry.holders == 0 => {
+                self.forget(key);
+                actions.push(Action::Release(key));
+            }
             Phase::Pending if neighbour.state.mac().is_some() => {
                 self.forget(key);
                 if self.make_room(actions) {
@@ -432,6 +467,7 @@ impl Keeper {
     fn forget(&mut self, key: Key) {
         if let Some(entry) = self.entries.remove(&key) {
             self.pending -= usize::from(entry.phase == Phase::Pending);
+            self.learnt -= usize::from(entry.learnt);
         }
     }
 }
@@ -439,147 +475,6 @@ impl Keeper {
 /// Whether an entry is none of our business: configured, or in another program's care.
 fn others(neighbour: &Neighbour) -> bool {
     neighbour.care == Care::Others || matches!(neighbour.state, NeighbourState::Fixed(_))
-}
-
-/// Carries out what the [`Keeper`] decides.
-pub(super) struct NeighbourTask {
-    pub(super) socket: RouteSocket,
-    pub(super) keeper: Keeper,
-    pub(super) events: mpsc::Receiver<Event>,
-    pub(super) stop: watch::Receiver<bool>,
-    pub(super) stats: Arc<KeeperStats>,
-}
-
-impl NeighbourTask {
-    /// Runs until told to stop; then gives the entries back.
-    pub(super) async fn run(mut self) {
-        let mut actions = Vec::new();
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let event = tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(event) => event,
-                    None => break,
-                },
-                _ = ticks.tick() => Event::Tick,
-                () = mirror::stopped(&mut self.stop) => break,
-            };
-            self.keeper.handle(event, Instant::now(), &mut actions);
-            for action in std::mem::take(&mut actions) {
-                self.perform(action).await;
-            }
-            let (kept, pending) = self.keeper.counts();
-            self.stats.kept.store(kept as u64, Ordering::Relaxed);
-            self.stats.pending.store(pending as u64, Ordering::Relaxed);
-            self.stats
-                .refused
-                .store(self.keeper.refused, Ordering::Relaxed);
-        }
-        for key in self.keeper.kept() {
-            self.perform(Action::Release(key)).await;
-        }
-    }
-
-    async fn perform(&mut self, action: Action) {
-        let done = match action {
-            Action::Manage(key) => self.manage(key).await,
-            Action::Probe(key) => self.probe(key).await,
-            Action::Release(key) => self.release(key).await,
-        };
-        if let Err(error) = done {
-            self.stats.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(?action, %error, "the kernel refuses a neighbour request");
-            if let Action::Manage(key) = action {
-                self.keeper.refused_by_kernel(key);
-            }
-        }
-    }
-
-    async fn manage(&mut self, key: Key) -> io::Result<()> {
-        match self.get(key).await? {
-            // The kernel would turn a permanent entry into one that it resolves.
-            Some(n) if others(&n) => {
-                self.keeper.left_alone(key);
-                return Ok(());
-            }
-            Some(n) if n.care == Care::Ours => return Ok(()),
-            _ => self.set(key, true).await?,
-        }
-        let managed = |n: Neighbour| n.care == Care::Ours;
-        if !self.keeper.refresh_by_use && !self.get(key).await?.is_some_and(managed) {
-            tracing::info!("this kernel has no managed neighbours: refreshing them ourselves");
-            self.keeper.refresh_by_use = true;
-        }
-        Ok(())
-    }
-
-    async fn probe(&mut self, key: Key) -> io::Result<()> {
-        match self.get(key).await? {
-            Some(n) if others(&n) => Ok(()),
-            before => {
-                self.set(key, before.is_some_and(|n| n.care == Care::Ours))
-                    .await
-            }
-        }
-    }
-
-    async fn release(&mut self, key: Key) -> io::Result<()> {
-        match self.get(key).await? {
-            Some(n) if n.care != Care::Ours => Ok(()),
-            Some(n) if n.state == NeighbourState::Unresolved => {
-                let request = RouteNetlinkMessage::DelNeighbour(message(key));
-                self.socket.request(request, 0).await.map(drop)
-            }
-            Some(_) => self.set(key, false).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn get(&mut self, key: Key) -> io::Result<Option<Neighbour>> {
-        let request = RouteNetlinkMessage::GetNeighbour(message(key));
-        match self.socket.request(request, 0).await {
-            Ok(replies) => Ok(replies.iter().find_map(|reply| match reply {
-                RouteNetlinkMessage::NewNeighbour(m) => decode::neighbour(m),
-                _ => None,
-            })),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Has the kernel use an entry, which starts a resolution where one is due, and makes it
-    /// managed or ordinary. Kernels before 5.16 overlook the latter.
-    async fn set(&mut self, key: Key, managed: bool) -> io::Result<()> {
-        let mut message = message(key);
-        message.header.flags = NeighbourFlags::Use;
-        if managed {
-            let flags = NeighbourExtFlags::Managed;
-            message.attributes.push(NeighbourAttribute::ExtFlags(flags));
-            message
-                .attributes
-                .push(NeighbourAttribute::Protocol(OUR_PROTOCOL));
-        }
-        let request = RouteNetlinkMessage::NewNeighbour(message);
-        self.socket
-            .request(request, NLM_F_CREATE | NLM_F_REPLACE)
-            .await
-            .map(drop)
-    }
-}
-
-fn message((ifindex, addr): Key) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = if addr.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    message.header.ifindex = ifindex;
-    message
-        .attributes
-        .push(NeighbourAttribute::Destination(addr.into()));
-    message
 }
 
 #[cfg(test)]

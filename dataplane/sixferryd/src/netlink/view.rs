@@ -121,6 +121,8 @@ pub(super) enum Unseen {
 pub(super) struct Hints {
     /// Gateways that came into use, or went out of it.
     pub(super) gateways: Vec<(Via, bool)>,
+    /// Neighbours on connected prefixes that packets are sent to from now on.
+    pub(super) neighbours: Vec<(u32, IpAddr)>,
     pub(super) links: bool,
     pub(super) hosts: bool,
     /// Tables that the kernel may have changed without telling.

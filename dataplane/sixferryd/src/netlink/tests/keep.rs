@@ -211,3 +211,40 @@ fn pinned_neighbours_are_kept() {
         relay.mirror.stop().await;
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_kernel_had_learnt_itself_is_kept() {
+    let lab = Lab::new();
+    lab.ip("neigh flush all");
+    // Stale: what remains of the host's own traffic of some time ago.
+    let mac = lab.peer_mac();
+    let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+    lab.ip(&format!(
+        "neigh replace 192.0.2.2 lladdr {text} dev eth0 nud stale"
+    ));
+    lab.run(|| async {
+        let relay = Running::start(|_| {}).await;
+        assert!(relay.resolved("192.0.2.2", mac), "used at once");
+        let managed = |_: &Running| entry(&lab, "192.0.2.2").contains("managed");
+        relay.within(KERNEL, "kept", managed).await;
+        relay
+            .within(
+                KERNEL,
+                "confirmed without traffic of the host's own",
+                |_| entry(&lab, "192.0.2.2").contains("REACHABLE"),
+            )
+            .await;
+
+        // One that does not answer any more is not asked for ever.
+        lab.ip("neigh replace 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud stale");
+        relay
+            .within(KERNEL, "given up", |_| {
+                let entry = entry(&lab, "192.0.2.77");
+                !entry.contains("managed") && !entry.contains("lladdr")
+            })
+            .await;
+        relay.mirror.stop().await;
+        assert!(!entry(&lab, "192.0.2.2").contains("managed"));
+    });
+}

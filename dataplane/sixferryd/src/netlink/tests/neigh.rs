@@ -14,6 +14,7 @@ impl Rig {
     fn new() -> Self {
         let config = KeeperConfig {
             capacity: 3,
+            learnt: 2,
             pending: 4,
             rate: 2,
             burst: 8,
@@ -193,6 +194,51 @@ fn what_a_killed_daemon_left_is_taken_over() {
         []
     );
     assert_eq!(rig.keeper.kept(), [KEY]);
+}
+
+#[test]
+fn what_the_kernel_learnt_itself_is_managed_while_it_answers() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.tell(Event::Used(KEY)), [Action::Manage(KEY)]);
+    assert_eq!(rig.tell(Event::Used(KEY)), [], "once is enough");
+    assert_eq!(
+        rig.seen(KEY, NeighbourState::Learnt(MAC), Care::Ours),
+        [],
+        "the news of our own request"
+    );
+    assert_eq!(
+        rig.seen(KEY, NeighbourState::Unresolved, Care::Ours),
+        [Action::Release(KEY)],
+        "nobody answers any more"
+    );
+    assert_eq!(rig.keeper.counts(), (0, 0));
+    assert_eq!(rig.tell(Event::Used(KEY)), [Action::Manage(KEY)], "back");
+}
+
+#[test]
+fn a_gateway_that_the_kernel_had_learnt_stays_though_silent() {
+    let mut rig = Rig::new();
+    rig.tell(Event::Used(KEY));
+    assert_eq!(rig.tell(Event::Gateway(KEY, true)), []);
+    assert_eq!(rig.seen(KEY, NeighbourState::Unresolved, Care::Ours), []);
+    assert_eq!(rig.keeper.kept(), [KEY]);
+}
+
+#[test]
+fn learnt_neighbours_are_limited_and_give_way() {
+    let mut rig = Rig::new();
+    for i in 0..200 {
+        rig.tell(Event::Used(key(i)));
+    }
+    assert_eq!(rig.keeper.counts(), (2, 0), "the limit of learnt ones");
+    for i in 200..203 {
+        rig.now += Duration::from_millis(1);
+        rig.tell(Event::Gateway(key(i), true));
+    }
+    let mut kept = rig.keeper.kept();
+    kept.sort();
+    assert_eq!(kept, [key(200), key(201), key(202)], "gateways come first");
+    assert_eq!(rig.tell(Event::Used(key(9))), [], "no room at all");
 }
 
 #[test]

@@ -93,6 +93,10 @@ impl KernelView {
             if let Some((id, _)) = self.hops.get(hop).and_then(|hop| hop.entry) {
                 let prefix = Prefix::host(key);
                 sink.set_route(prefix, RouteSource::Neighbour, Route::NextHop(id));
+                // A link-local address is the gateway of a route, or nobody's destination.
+                if key == addr {
+                    self.hints.neighbours.push((ifindex, addr));
+                }
             }
             (key, hop)
         });
