@@ -25,6 +25,7 @@ use crate::api::{Api, serve};
 use crate::config::{Config, Idle, LiveHost, PortMode};
 use crate::control::Control;
 use crate::control::shared::{Publish, Shared};
+use crate::live::Live;
 use crate::metrics::{self, Metrics};
 use crate::netlink::{Mirror, MirrorConfig, PortSpec, VlanPolicy};
 use crate::notify;
@@ -123,15 +124,18 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
     };
 
     let (stop, stopped) = watch::channel(false);
+    let live: Arc<dyn Live> = Arc::new(crate::live::Idle::default());
     let api = Api::new(
         Arc::clone(&shared),
         Arc::clone(&runtime),
         Arc::clone(&manager),
+        Arc::clone(&live),
     );
     let metrics = Metrics {
         shared: Arc::clone(&shared),
         runtime: Arc::clone(&runtime),
         mirror: dataplane.mirror.clone(),
+        live,
     };
     let (servers, socket) = serve_all(listeners, &api, metrics, &stopped);
     let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&runtime)));

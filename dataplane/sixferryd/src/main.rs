@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod convert;
 mod daemon;
+mod live;
 mod memory;
 mod metrics;
 mod netlink;
@@ -123,10 +124,11 @@ fn print_check(args: &Args, checked: &Checked) -> ExitCode {
 
 fn summary(args: &Args, config: &Config) -> String {
     format!(
-        "{}: fine ({} port(s), {} static tunnel(s))",
+        "{}: fine ({} port(s), {} static tunnel(s), {} static domain(s))",
         args.config.display(),
         config.ports.len(),
-        config.tunnels.len()
+        config.tunnels.len(),
+        config.domains.len()
     )
 }
 

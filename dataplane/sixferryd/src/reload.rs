@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use sixferry_proto::MAX_UPDATES;
+use sixferry_fwd::Settings;
 
-use crate::config::{self, Checked, Config, Finding, Host, Plan, Severity, StaticTunnel};
-use crate::control::error::Error;
-use crate::control::patch::{Mask, TunnelPatch};
-use crate::control::session::STATIC;
+use crate::config::{self, Checked, Config, Finding, Host, Plan, Severity};
 use crate::control::shared::Shared;
-use crate::control::tunnels::TunnelOp;
-use crate::control::{Atomicity, WriteMode};
+
+mod objects;
+
+use objects::{Objects, Refused};
 
 /// Sets the log level.
 pub(crate) type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
@@ -83,6 +82,11 @@ impl Manager {
         (state.text.clone(), state.applied)
     }
 
+    /// The rules the file sets.
+    pub(crate) fn settings(&self) -> Settings {
+        self.state.lock().config.settings.clone()
+    }
+
     /// Checks a text and says what a reload with it would do.
     pub(crate) fn check(&self, text: &str) -> (Checked, Plan) {
         let checked = config::check_text(text, &self.path, &*self.host);
@@ -102,7 +106,7 @@ impl Manager {
                 .builder_mut()
                 .set_steering_pools(config.steering.clone());
         });
-        apply_tunnels(shared, &config.tunnels)
+        objects::apply(shared, Objects::of(&config))
             .map(drop)
             .map_err(|refused| self.findings(refused))
     }
@@ -165,14 +169,14 @@ impl Manager {
         }
     }
 
-    fn findings(&self, refused: Vec<(usize, Error)>) -> Vec<Finding> {
-        let finding = |(index, error): (usize, Error)| Finding {
+    fn findings(&self, refused: Vec<Refused>) -> Vec<Finding> {
+        let finding = |refused: Refused| Finding {
             severity: Severity::Error,
             file: self.path.clone(),
-            key: format!("tunnel[{index}]"),
+            key: refused.key(),
             line: 0,
             column: 0,
-            message: tonic::Status::from(error).message().to_owned(),
+            message: tonic::Status::from(refused.error).message().to_owned(),
         };
         refused.into_iter().map(finding).collect()
     }
@@ -188,17 +192,21 @@ fn keep_restart_keys(new: Config, old: &Config) -> Config {
         metrics: old.metrics,
         worker: old.worker.clone(),
         ports: old.ports.clone(),
+        host_port: old.host_port.clone(),
+        reassembly: old.reassembly,
+        liveness: old.liveness,
+        state: old.state,
         log,
         ..new
     }
 }
 
-fn apply(shared: &Shared, old: &Config, new: &Config) -> Result<u64, Vec<(usize, Error)>> {
-    refuse_conflicts(shared, &new.tunnels)?;
-    if let Err(refused) = apply_tunnels(shared, &new.tunnels) {
+fn apply(shared: &Shared, old: &Config, new: &Config) -> Result<u64, Vec<Refused>> {
+    objects::refuse_conflicts(shared, Objects::of(new))?;
+    if let Err(refused) = objects::apply(shared, Objects::of(new)) {
         // Another owner was faster between the check and now.
-        if let Err(lost) = apply_tunnels(shared, &old.tunnels) {
-            tracing::error!(count = lost.len(), "static tunnels lost to other owners");
+        if let Err(lost) = objects::apply(shared, Objects::of(old)) {
+            tracing::error!(count = lost.len(), "static objects lost to other owners");
         }
         return Err(refused);
     }
@@ -211,88 +219,4 @@ fn apply(shared: &Shared, old: &Config, new: &Config) -> Result<u64, Vec<(usize,
         }
         control.change()
     }))
-}
-
-fn op(tunnel: &StaticTunnel) -> TunnelOp {
-    let patch = TunnelPatch {
-        spec: tunnel.spec.clone(),
-        unreadable: Vec::new(),
-        mask: Mask::ALL,
-    };
-    TunnelOp::Upsert {
-        id: tunnel.id.clone(),
-        patch: Box::new(patch),
-        mode: WriteMode::Upsert,
-    }
-}
-
-/// Tunnels of other owners cannot be moved away; our own can. Nothing changes here.
-fn refuse_conflicts(shared: &Shared, tunnels: &[StaticTunnel]) -> Result<(), Vec<(usize, Error)>> {
-    let foreign = |error: &Error| match error {
-        Error::TunnelOwned { .. } => true,
-        Error::OuterInUse { owner, .. } | Error::PrefixInUse { owner, .. } => **owner != *"static",
-        _ => false,
-    };
-    let refused: Vec<_> = program(shared, tunnels, 0..tunnels.len(), true)
-        .into_iter()
-        .filter(|(_, error)| foreign(error))
-        .collect();
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(refused)
-    }
-}
-
-/// One re-sync of the owner "static". Gives the change to wait for.
-fn apply_tunnels(shared: &Shared, tunnels: &[StaticTunnel]) -> Result<u64, Vec<(usize, Error)>> {
-    let (generation, _) = shared.with(|control| control.begin_sync(STATIC));
-    let failed = program(shared, tunnels, 0..tunnels.len(), false);
-    let mut from = 0;
-    // The sweep takes what is not wanted any more, and what stands in the way of a wanted one.
-    while let Ok(swept) =
-        shared.with(|control| control.commit_sync(STATIC, generation.into(), from))
-        && let Some(next) = swept.next
-    {
-        from = next;
-    }
-    let failed = program(
-        shared,
-        tunnels,
-        failed.into_iter().map(|(index, _)| index),
-        false,
-    );
-    if failed.is_empty() {
-        Ok(shared.with(|control| control.change()))
-    } else {
-        Err(failed)
-    }
-}
-
-/// Writes these tunnels, a bounded number at a time; gives those that were refused.
-fn program(
-    shared: &Shared,
-    tunnels: &[StaticTunnel],
-    which: impl IntoIterator<Item = usize>,
-    validate_only: bool,
-) -> Vec<(usize, Error)> {
-    let which: Vec<usize> = which.into_iter().collect();
-    let mut failed = Vec::new();
-    for chunk in which.chunks(MAX_UPDATES) {
-        let ops = chunk
-            .iter()
-            .filter_map(|index| tunnels.get(*index))
-            .map(op)
-            .collect();
-        let outcome = shared.with(|control| {
-            control.program_tunnels(STATIC, ops, Atomicity::EachForItself, validate_only)
-        });
-        failed.extend(
-            outcome
-                .failures
-                .into_iter()
-                .filter_map(|(at, error)| Some((*chunk.get(at)?, error))),
-        );
-    }
-    failed
 }

@@ -11,9 +11,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Api;
+use crate::control::domains::{DomainView, MAX_DOMAINS};
 use crate::control::error::Error;
 use crate::control::read::{SCAN_SLOTS, Sample};
-use crate::convert::counter::{tunnel_counters, worker_counters};
+use crate::convert::counter::{
+    host_port_counters, liveness_counters, reassembly_counters, tunnel_counters, worker_counters,
+};
 
 const MAX_TUNNELS: usize = 1000;
 const MAX_TOP: u32 = 100;
@@ -45,7 +48,7 @@ impl CounterService for Api {
     ) -> Result<Response<pb::ReadCountersResponse>, Status> {
         let selection = request.into_inner().selection.unwrap_or_default();
         let top = check(&selection)?;
-        self.check_tunnels(&selection)?;
+        self.check_objects(&selection)?;
         let mut report_top = Vec::new();
         if let Some(top) = top {
             let _permit = self.rank_permit()?;
@@ -69,7 +72,7 @@ impl CounterService for Api {
         let request = request.into_inner();
         let selection = request.selection.unwrap_or_default();
         let top = check(&selection)?;
-        self.check_tunnels(&selection)?;
+        self.check_objects(&selection)?;
         let interval = duration("interval", request.interval, INTERVAL)?;
         let permit = top.map(|_| self.rank_permit()).transpose()?;
         let (out, stream) = mpsc::channel(1);
@@ -107,6 +110,10 @@ fn check(selection: &pb::CounterSelection) -> Result<Option<Top>, Error> {
     if selection.tunnel_ids.len() > MAX_TUNNELS {
         let text = format!("{} ids; at most {MAX_TUNNELS}", selection.tunnel_ids.len());
         return Err(Error::field("selection.tunnel_ids", text));
+    }
+    if selection.domain_ids.len() > MAX_DOMAINS {
+        let text = format!("{} ids; at most {MAX_DOMAINS}", selection.domain_ids.len());
+        return Err(Error::field("selection.domain_ids", text));
     }
     let Some(top) = &selection.top else {
         return Ok(None);
@@ -148,12 +155,34 @@ fn duration(
 }
 
 impl Api {
-    fn check_tunnels(&self, selection: &pb::CounterSelection) -> Result<(), Error> {
-        let missing = self.shared.with(|control| {
+    fn check_objects(&self, selection: &pb::CounterSelection) -> Result<(), Error> {
+        self.shared.with(|control| {
             let missing = |id: &&String| control.tunnel(id, false).is_none();
-            selection.tunnel_ids.iter().find(missing).cloned()
+            if let Some(id) = selection.tunnel_ids.iter().find(missing) {
+                return Err(Error::TunnelNotFound(id.clone()));
+            }
+            let missing = |id: &&String| control.domain(id).is_none();
+            match selection.domain_ids.iter().find(missing) {
+                Some(id) => Err(Error::DomainNotFound(id.clone())),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn domain_entries(&self, selection: &pb::CounterSelection) -> Vec<pb::DomainCounterEntry> {
+        let views = self.shared.with(|control| {
+            if selection.all_domains {
+                return control.list_domains(None, None, MAX_DOMAINS).0;
+            }
+            let ids = selection.domain_ids.iter();
+            ids.filter_map(|id| control.domain(id)).collect()
         });
-        missing.map_or(Ok(()), |id| Err(Error::TunnelNotFound(id)))
+        let entry = |view: DomainView| pb::DomainCounterEntry {
+            counters: view.totals.as_ref().map(tunnel_counters),
+            domain_id: view.id,
+            owner: view.owner.to_string(),
+        };
+        views.into_iter().map(entry).collect()
     }
 
     fn rank_permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
@@ -250,7 +279,10 @@ impl Api {
                     })
                     .collect(),
             }),
-            ..pb::CounterReport::default()
+            domains: self.domain_entries(selection),
+            reassembly: Some(reassembly_counters(self.live.reassembly())),
+            host_port: self.live.host_port().map(host_port_counters),
+            liveness: Some(liveness_counters(self.live.liveness())),
         }
     }
 

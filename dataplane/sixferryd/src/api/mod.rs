@@ -3,6 +3,10 @@
 mod accept;
 mod counter;
 mod deadline;
+mod domain;
+mod event;
+mod neighbour;
+mod policy;
 mod port;
 mod program;
 mod route;
@@ -10,6 +14,7 @@ pub(crate) mod serve;
 mod session;
 mod status;
 mod system;
+mod test_packet;
 mod tunnel;
 mod watch;
 
@@ -20,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::control::error::Error;
 use crate::control::shared::Shared;
+use crate::live::Live;
 use crate::reload::Manager;
 use crate::runtime::Runtime;
 
@@ -34,20 +40,29 @@ pub(crate) struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) manager: Arc<Manager>,
+    pub(crate) live: Arc<dyn Live>,
     started: Instant,
     start_time: SystemTime,
     rankings: Arc<Semaphore>,
+    watchers: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn new(shared: Arc<Shared>, runtime: Arc<Runtime>, manager: Arc<Manager>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        runtime: Arc<Runtime>,
+        manager: Arc<Manager>,
+        live: Arc<dyn Live>,
+    ) -> Self {
         Self {
             shared,
             runtime,
             manager,
+            live,
             started: Instant::now(),
             start_time: SystemTime::now(),
             rankings: Arc::new(Semaphore::new(RANKINGS)),
+            watchers: Arc::new(Semaphore::new(event::MAX_WATCHERS)),
         }
     }
 

@@ -113,7 +113,11 @@ fn apply<P: Program>(
     }
     *last = seq;
     if message.updates.len() > MAX_UPDATES {
-        return Err(Error::TooManyEntries(message.updates.len()));
+        return Err(Error::TooManyEntries {
+            field: "updates",
+            given: message.updates.len(),
+            most: MAX_UPDATES,
+        });
     }
     // Refused early: the conversion of what a fenced writer sends is wasted.
     shared.with(|control| control.authorize(&message.session))?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sixferry_fwd::RouteView;
+use sixferry_fwd::{Route, RouteView, TunnelId};
 use sixferry_proto::MAX_PAGE_SIZE;
 use sixferry_proto::dataplane::v1 as pb;
 use sixferry_proto::dataplane::v1::route_service_server::RouteService;
@@ -93,10 +93,8 @@ fn found(control: &Control, address: IpAddr) -> Option<pb::Route> {
         RouteView::Route(route) => {
             return Some(route_message(&control.entry_of(prefix, route), control));
         }
-        RouteView::Tunnel(id)
-        | RouteView::TunnelLink(id)
-        | RouteView::TunnelAddress(id)
-        | RouteView::Domain(id) => {
+        RouteView::Domain(id) => return Some(domain_route(control, prefix, id)),
+        RouteView::Tunnel(id) | RouteView::TunnelLink(id) | RouteView::TunnelAddress(id) => {
             control.tunnel_name(id).unwrap_or_default()
         }
     };
@@ -107,6 +105,21 @@ fn found(control: &Control, address: IpAddr) -> Option<pb::Route> {
         tunnel_id: id.to_owned(),
         ..pb::Route::default()
     })
+}
+
+/// A domain's own prefix, or a route written into it.
+fn domain_route(control: &Control, prefix: Prefix, id: TunnelId) -> pb::Route {
+    let written = control.entry_of(prefix, Route::Domain(id));
+    if written.origin == Origin::Api {
+        return route_message(&written, control);
+    }
+    pb::Route {
+        destination: Some(prefix_message(prefix)),
+        origin: pb::RouteOrigin::Tunnel.into(),
+        action: pb::RouteAction::Domain.into(),
+        domain_id: control.domain_name(id).unwrap_or_default().to_owned(),
+        ..pb::Route::default()
+    }
 }
 
 impl Api {

@@ -172,6 +172,16 @@ async fn router(mut builder: Server, api: Api, deadline: bool) -> Router {
             pb::tunnel_service_server::TunnelServiceServer<Api>
         ))
         .add_service(service!(pb::route_service_server::RouteServiceServer<Api>))
+        .add_service(service!(
+            pb::domain_service_server::DomainServiceServer<Api>
+        ))
+        .add_service(service!(
+            pb::neighbour_service_server::NeighbourServiceServer<Api>
+        ))
+        .add_service(service!(
+            pb::policy_service_server::PolicyServiceServer<Api>
+        ))
+        .add_service(service!(pb::event_service_server::EventServiceServer<Api>))
         .add_service(service!(pb::port_service_server::PortServiceServer<Api>))
         .add_service(service!(
             pb::counter_service_server::CounterServiceServer<Api>
@@ -194,6 +204,9 @@ async fn report_health(reporter: &HealthReporter, bound: bool) {
         "SessionService",
         "TunnelService",
         "RouteService",
+        "DomainService",
+        "NeighbourService",
+        "EventService",
         "PortService",
         "CounterService",
     ] {
@@ -201,8 +214,10 @@ async fn report_health(reporter: &HealthReporter, bound: bool) {
             .set_service_status(format!("{package}.{service}"), status)
             .await;
     }
-    reporter
-        .set_service_status(format!("{package}.SystemService"), ServingStatus::Serving)
-        .await;
+    for service in ["SystemService", "PolicyService"] {
+        reporter
+            .set_service_status(format!("{package}.{service}"), ServingStatus::Serving)
+            .await;
+    }
     reporter.set_service_status("", status).await;
 }

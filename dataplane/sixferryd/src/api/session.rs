@@ -15,7 +15,7 @@ impl SessionService for Api {
         let request = request.into_inner();
         let election =
             u128::from(request.election_id_high) << 64 | u128::from(request.election_id_low);
-        let (opened, tunnel_count, route_count) = self
+        let (opened, holdings) = self
             .shared
             .with(|control| control.open_session(&request.owner, election))?;
         if opened.fenced_other {
@@ -28,10 +28,10 @@ impl SessionService for Api {
         Ok(Response::new(pb::OpenSessionResponse {
             dataplane_instance_id: self.instance(),
             session: opened.token,
-            tunnel_count,
-            route_count,
+            tunnel_count: holdings.tunnels,
+            route_count: holdings.routes,
             fenced_other: opened.fenced_other,
-            ..pb::OpenSessionResponse::default()
+            domain_count: holdings.domains,
         }))
     }
 
@@ -68,6 +68,7 @@ impl SessionService for Api {
                 Ok::<_, Status>(control.commit_sync(owner, request.generation, from)?)
             })?;
             response.swept_tunnels += swept.tunnels;
+            response.swept_domains += swept.domains;
             response.swept_routes += swept.routes;
             response.revision = swept.revision;
             match swept.next {

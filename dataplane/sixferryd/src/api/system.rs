@@ -10,10 +10,21 @@ use crate::control::error::Error;
 use crate::memory;
 
 /// What this build can do.
-const FEATURES: [&str; 6] = [
+const FEATURES: [&str; 17] = [
     "six_in_four",
+    "udp",
+    "6to4",
+    "6rd",
     "mtu_static",
     "mtu_managed",
+    "mtu_dynamic",
+    "mss_clamp",
+    "reassembly",
+    "outer_fragmentation",
+    "liveness",
+    "host_port",
+    "events",
+    "test_packet",
     "vlan",
     "native_routing",
     "tunnel_to_tunnel",
@@ -25,10 +36,15 @@ impl SystemService for Api {
         &self,
         _request: Request<pb::GetInfoRequest>,
     ) -> Result<Response<pb::GetInfoResponse>, Status> {
-        let (tunnels, routes, table_bytes, revision) = self.shared.with(|control| {
+        let (tunnels, domains, routes, table_bytes, revision) = self.shared.with(|control| {
             let bytes = control.builder().memory() as u64;
-            let (tunnels, routes) = (control.tunnel_count(), control.route_count());
-            (tunnels as u64, routes as u64, bytes, control.revision())
+            let counts = [
+                control.tunnel_count(),
+                control.domain_count(),
+                control.route_count(),
+            ];
+            let [tunnels, domains, routes] = counts.map(|count| count as u64);
+            (tunnels, domains, routes, bytes, control.revision())
         });
         let uptime = self.started.elapsed();
         Ok(Response::new(pb::GetInfoResponse {
@@ -51,7 +67,7 @@ impl SystemService for Api {
                 .release()
                 .to_string_lossy()
                 .into_owned(),
-            ..pb::GetInfoResponse::default()
+            domain_count: domains,
         }))
     }
 

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::program::{self, Applied, Message, Program};
 use super::{Api, page_size, watch};
 use crate::control::error::Error;
+use crate::control::read::TunnelView;
 use crate::control::session::OwnerId;
 use crate::control::tunnels::TunnelOp;
 use crate::control::{Atomicity, Control, Outcome};
@@ -31,9 +32,10 @@ impl TunnelService for Api {
             .shared
             .with(|c| c.tunnel(&request.id, mask.wants("counters")));
         let view = view.ok_or(Error::TunnelNotFound(request.id))?;
+        let message = self.tunnel_message(&view);
         Ok(Response::new(pb::GetTunnelResponse {
             dataplane_instance_id: self.instance(),
-            tunnel: Some(mask.apply(tunnel_message(&view))),
+            tunnel: Some(mask.apply(message)),
         }))
     }
 
@@ -64,7 +66,11 @@ impl TunnelService for Api {
                 };
                 control.list_tunnels(from, room, owner, mask.wants("counters"))
             });
-            tunnels.extend(views.iter().map(|view| mask.apply(tunnel_message(view))));
+            tunnels.extend(
+                views
+                    .iter()
+                    .map(|view| mask.apply(self.tunnel_message(view))),
+            );
             next = more;
         }
         let total = self.shared.with(|control| control.tunnel_count());
@@ -110,9 +116,20 @@ impl TunnelService for Api {
                     ip4_from(&outer.local).map_err(|text| Error::field("outer.local", text))?;
                 let remote =
                     ip4_from(&outer.remote).map_err(|text| Error::field("outer.remote", text))?;
-                let view = self.shared.with(|c| c.tunnel_by_outer(local, remote));
-                let what = || Error::NoTunnel(format!("local {local} and remote {remote}"));
-                (view.ok_or_else(what)?, None)
+                let port = |field: &str, port: u32| {
+                    u16::try_from(port).map_err(|_| Error::field(field, "outside 0..65535"))
+                };
+                let local_port = port("outer.local_port", outer.local_port)?;
+                let remote_port = port("outer.remote_port", outer.remote_port)?;
+                let view = self.shared.with(|control| match local_port {
+                    0 => control.tunnel_by_outer(local, remote),
+                    _ => control.tunnel_by_port((local, local_port), (remote, remote_port)),
+                });
+                let what = || match local_port {
+                    0 => format!("local {local} and remote {remote}"),
+                    _ => format!("local {local}:{local_port} and remote {remote}:{remote_port}"),
+                };
+                (view.ok_or_else(|| Error::NoTunnel(what()))?, None)
             }
             Some(Key::InnerAddress(address)) => {
                 let address =
@@ -125,9 +142,16 @@ impl TunnelService for Api {
         };
         Ok(Response::new(pb::LookupTunnelResponse {
             dataplane_instance_id: self.instance(),
-            tunnel: Some(tunnel_message(&view)),
+            tunnel: Some(self.tunnel_message(&view)),
             matched_prefix,
         }))
+    }
+}
+
+impl Api {
+    /// A tunnel as a message, with what is known of its peer.
+    fn tunnel_message(&self, view: &TunnelView) -> pb::Tunnel {
+        tunnel_message(view, self.live.life(view.tunnel))
     }
 }
 

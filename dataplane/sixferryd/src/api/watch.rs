@@ -141,9 +141,14 @@ impl Watcher {
 }
 
 fn upserted(revision: u64, view: &TunnelView) -> pb::TunnelEvent {
+    // Life comes and goes without a revision: EventService tells it.
+    let tunnel = pb::Tunnel {
+        state: pb::TunnelState::Unspecified.into(),
+        ..tunnel_message(view, None)
+    };
     pb::TunnelEvent {
         revision,
-        event: Some(Event::Upserted(tunnel_message(view))),
+        event: Some(Event::Upserted(tunnel)),
     }
 }
 

@@ -13,13 +13,13 @@ use super::raw::{
 };
 use super::{
     ApiConfig, Checked, Config, Host, Idle, LogConfig, PortMode, PortSection, TcpConfig,
-    WorkerConfig, tunnel,
+    WorkerConfig, domain, service, tunnel,
 };
 
 /// `sun_path` of unix(7), less the final zero.
 const MAX_SOCKET_PATH: usize = 107;
 /// IFNAMSIZ of netdevice(7), less the final zero.
-const MAX_INTERFACE_NAME: usize = 15;
+pub(super) const MAX_INTERFACE_NAME: usize = 15;
 /// What the XDP program's prefix map holds (proto41.md 6.1).
 const MAX_STEERING: usize = 1024;
 const MAX_WORKERS: u32 = 64;
@@ -89,7 +89,12 @@ fn convert(raw: Raw, findings: &mut Findings<'_>, host: &dyn Host) -> Config {
     let worker = worker(&raw.worker, findings, host);
     let settings = settings(&raw.router, !ports.is_empty(), findings);
     let steering = steering(raw.steering, findings);
+    let host_port = service::host_port(&raw.host_port, &ports, findings);
+    let reassembly = service::reassembly(&raw.reassembly, findings);
+    let liveness = service::liveness(&raw.liveness, findings);
+    let state = service::state(&raw.state, findings);
     let tunnels = tunnel::tunnels(raw.tunnel, findings);
+    let domains = domain::domains(raw.domain, &tunnels, findings);
     let state_dir = PathBuf::from(state_dir);
     Config {
         state_dir,
@@ -100,19 +105,24 @@ fn convert(raw: Raw, findings: &mut Findings<'_>, host: &dyn Host) -> Config {
         settings,
         ports,
         steering,
+        host_port,
+        reassembly,
+        liveness,
+        state,
         tunnels,
+        domains,
     }
 }
 
-fn value_or<'a>(key: &'a Key<String>, default: &'a str) -> &'a str {
+pub(super) fn value_or<'a>(key: &'a Key<String>, default: &'a str) -> &'a str {
     key.as_ref().map_or(default, |k| k.get_ref().as_str())
 }
 
-fn place<T>(key: &Key<T>) -> Option<Range<usize>> {
+pub(super) fn place<T>(key: &Key<T>) -> Option<Range<usize>> {
     key.as_ref().map(Spanned::span)
 }
 
-fn copied<T: Copy>(key: &Key<T>, default: T) -> T {
+pub(super) fn copied<T: Copy>(key: &Key<T>, default: T) -> T {
     key.as_ref().map_or(default, |k| *k.get_ref())
 }
 
@@ -336,7 +346,7 @@ fn settings(raw: &RawRouter, has_ports: bool, findings: &mut Findings<'_>) -> Se
     settings
 }
 
-fn is_router_address(address: Ipv6Addr) -> bool {
+pub(crate) fn is_router_address(address: Ipv6Addr) -> bool {
     let first = address.segments()[0];
     first != 0 && first < 0xfe80
 }

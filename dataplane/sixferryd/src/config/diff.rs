@@ -13,7 +13,7 @@ pub(crate) struct Plan {
     pub(crate) restart_required: Vec<String>,
 }
 
-/// Tunnels named one by one in a plan; beyond this only their number is told.
+/// Objects named one by one in a plan; beyond this only their number is told.
 const NAMED: usize = 10;
 
 impl Plan {
@@ -27,6 +27,10 @@ impl Plan {
             ("log.format", old.log.json != new.log.json),
             ("worker", old.worker != new.worker),
             ("port", old.ports != new.ports),
+            ("host_port", old.host_port != new.host_port),
+            ("reassembly", old.reassembly != new.reassembly),
+            ("liveness", old.liveness != new.liveness),
+            ("state", old.state != new.state),
         ];
         for (key, _) in fixed.iter().filter(|(_, differs)| *differs) {
             plan.restart_required.push((*key).to_owned());
@@ -41,31 +45,36 @@ impl Plan {
         if old.steering != new.steering {
             plan.changes.push("steering: prefixes change".to_owned());
         }
-        plan.tunnels(old, new);
+        plan.objects(
+            "tunnel",
+            old.tunnels.iter().map(|t| (&t.id, t)),
+            new.tunnels.iter().map(|t| (&t.id, t)),
+        );
+        plan.objects(
+            "domain",
+            old.domains.iter().map(|d| (&d.id, d)),
+            new.domains.iter().map(|d| (&d.id, d)),
+        );
         plan
     }
 
-    fn tunnels(&mut self, old: &Config, new: &Config) {
-        let before: HashMap<_, _> = old.tunnels.iter().map(|t| (&t.id, &t.spec)).collect();
-        let after: HashMap<_, _> = new.tunnels.iter().map(|t| (&t.id, &t.spec)).collect();
-        let added = new
-            .tunnels
-            .iter()
-            .filter(|t| !before.contains_key(&t.id))
-            .map(|t| &t.id);
+    fn objects<'a, T: PartialEq + 'a>(
+        &mut self,
+        kind: &str,
+        old: impl Iterator<Item = (&'a String, &'a T)>,
+        new: impl Iterator<Item = (&'a String, &'a T)>,
+    ) {
+        let (old, new): (Vec<_>, Vec<_>) = (old.collect(), new.collect());
+        let before: HashMap<_, _> = old.iter().copied().collect();
+        let after: HashMap<_, _> = new.iter().copied().collect();
+        let added = new.iter().filter(|(id, _)| !before.contains_key(id));
         let changed = new
-            .tunnels
             .iter()
-            .filter(|t| before.get(&t.id).is_some_and(|spec| **spec != t.spec))
-            .map(|t| &t.id);
-        let removed = old
-            .tunnels
-            .iter()
-            .filter(|t| !after.contains_key(&t.id))
-            .map(|t| &t.id);
-        self.name("add tunnel", added);
-        self.name("change tunnel", changed);
-        self.name("remove tunnel", removed);
+            .filter(|(id, object)| before.get(id).is_some_and(|was| was != object));
+        let removed = old.iter().filter(|(id, _)| !after.contains_key(id));
+        self.name(&format!("add {kind}"), added.map(|(id, _)| *id));
+        self.name(&format!("change {kind}"), changed.map(|(id, _)| *id));
+        self.name(&format!("remove {kind}"), removed.map(|(id, _)| *id));
     }
 
     fn name<'a>(&mut self, what: &str, ids: impl Iterator<Item = &'a String>) {

@@ -6,16 +6,22 @@
 
 mod check;
 mod diff;
+mod domain;
 mod finding;
 mod host;
 mod raw;
+mod service;
 mod tunnel;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sixferry_fwd::{Ipv6Prefix, Settings, TunnelSpec};
+use sixferry_fwd::{DomainSpec, Ipv6Prefix, Settings, TunnelSpec};
 
+use crate::control::liveness::Liveness;
+
+pub(crate) use check::is_router_address;
 pub(crate) use diff::Plan;
 pub(crate) use finding::{Finding, Severity};
 pub(crate) use host::{Host, LiveHost};
@@ -36,7 +42,53 @@ pub(crate) struct Config {
     pub(crate) ports: Vec<PortSection>,
     /// Covering prefixes of the tunnel pools, for steering.
     pub(crate) steering: Vec<Ipv6Prefix>,
+    /// `None`: the host's own stack is not reached through tunnels.
+    pub(crate) host_port: Option<HostPortConfig>,
+    pub(crate) reassembly: ReassemblyConfig,
+    pub(crate) liveness: LivenessConfig,
+    pub(crate) state: StateConfig,
     pub(crate) tunnels: Vec<StaticTunnel>,
+    pub(crate) domains: Vec<StaticDomain>,
+}
+
+/// The TUN device that leads to the host's own stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPortConfig {
+    /// Name of the device.
+    pub(crate) name: String,
+    /// Its IP MTU.
+    pub(crate) mtu: u16,
+}
+
+/// Limits of reassembly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReassemblyConfig {
+    /// Datagrams of one source being collected.
+    pub(crate) per_source: u32,
+    /// Datagrams being collected.
+    pub(crate) contexts: u32,
+    /// Bytes held for them.
+    pub(crate) bytes: u32,
+    /// Time for a datagram to become whole.
+    pub(crate) timeout: Duration,
+}
+
+/// How tunnels that ask for it are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LivenessConfig {
+    /// Probes of all tunnels together.
+    pub(crate) probes_per_second: u32,
+}
+
+/// The file the tables are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateConfig {
+    /// Whether it is written.
+    pub(crate) save: bool,
+    /// Whether the daemon starts from it.
+    pub(crate) restore: bool,
+    /// Least time between two writes.
+    pub(crate) interval: Duration,
 }
 
 /// Where the API is served.
@@ -108,6 +160,15 @@ pub(crate) enum PortMode {
 pub(crate) struct StaticTunnel {
     pub(crate) id: String,
     pub(crate) spec: TunnelSpec,
+    pub(crate) liveness: Liveness,
+}
+
+/// One `[[domain]]`: belongs to the owner "static", and so do the routes into it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StaticDomain {
+    pub(crate) id: String,
+    pub(crate) spec: DomainSpec,
+    pub(crate) routes: Vec<Ipv6Prefix>,
 }
 
 /// What reading a text gave.

@@ -18,8 +18,13 @@ pub(super) struct Raw {
     pub(super) worker: RawWorker,
     pub(super) router: RawRouter,
     pub(super) steering: RawSteering,
+    pub(super) host_port: RawHostPort,
+    pub(super) reassembly: RawReassembly,
+    pub(super) liveness: RawLiveness,
+    pub(super) state: RawState,
     pub(super) port: Vec<Spanned<RawPort>>,
     pub(super) tunnel: Vec<Spanned<RawTunnel>>,
+    pub(super) domain: Vec<Spanned<RawDomain>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,6 +90,37 @@ pub(super) struct RawSteering {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawHostPort {
+    pub(super) enabled: Key<bool>,
+    pub(super) name: Key<String>,
+    pub(super) mtu: Key<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawReassembly {
+    pub(super) per_source: Key<u32>,
+    pub(super) contexts: Key<u32>,
+    pub(super) bytes: Key<u32>,
+    pub(super) timeout_seconds: Key<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLiveness {
+    pub(super) probes_per_second: Key<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawState {
+    pub(super) save: Key<bool>,
+    pub(super) restore: Key<bool>,
+    pub(super) interval_seconds: Key<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawPort {
     pub(super) name: Key<String>,
     pub(super) mode: Key<String>,
@@ -118,6 +154,47 @@ pub(super) struct RawTunnel {
     pub(super) dscp_decap_copy: Key<bool>,
     pub(super) ecn: Key<String>,
     pub(super) strict_source: Key<bool>,
+    pub(super) up: Key<bool>,
+    pub(super) encap: Key<String>,
+    pub(super) local_port: Key<u32>,
+    pub(super) remote_port: Key<u32>,
+    pub(super) shared_port: Key<bool>,
+    pub(super) rebind: Key<String>,
+    pub(super) path_mtu: Key<u32>,
+    pub(super) min_path_mtu: Key<u32>,
+    pub(super) mss_clamp: Key<bool>,
+    pub(super) liveness: Key<String>,
+    pub(super) liveness_interval_seconds: Key<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDomain {
+    pub(super) id: Key<String>,
+    /// `6to4` or `6rd`.
+    pub(super) kind: Key<String>,
+    pub(super) role: Key<String>,
+    pub(super) local: Key<String>,
+    pub(super) relay: Key<String>,
+    pub(super) peer_v4_length: Key<u32>,
+    pub(super) prefix: Key<String>,
+    /// `address/length`: the bits all IPv4 addresses share.
+    pub(super) v4_common: Key<String>,
+    pub(super) br: Key<String>,
+    pub(super) anycast: Key<bool>,
+    pub(super) input: Key<bool>,
+    pub(super) urpf: Key<String>,
+    pub(super) allow_v4: Vec<Spanned<String>>,
+    pub(super) deny_v4: Vec<Spanned<String>>,
+    /// Prefixes routed out through the domain's relay.
+    pub(super) routes: Vec<Spanned<String>>,
+    pub(super) mtu: Key<u32>,
+    pub(super) mtu_mode: Key<String>,
+    pub(super) ttl: Key<RawTtl>,
+    pub(super) dscp: Key<RawDscp>,
+    pub(super) dscp_decap_copy: Key<bool>,
+    pub(super) ecn: Key<String>,
+    pub(super) mss_clamp: Key<bool>,
     pub(super) up: Key<bool>,
 }
 

@@ -183,7 +183,7 @@ fn each_mistake_is_one_line_with_place_cause_and_fix() {
         ),
         (
             "[[tunnel]]\nid = \"a b\"\nlocal = \"198.51.100.1\"\nremote = \"192.0.2.1\"\n".into(),
-            "dp.toml:2:6: tunnel[0].id: \"a b\" is no tunnel id: 1 to 63 of A-Z a-z 0-9 . _ -",
+            "dp.toml:2:6: tunnel[0].id: \"a b\" is no id: 1 to 63 of A-Z a-z 0-9 . _ -",
         ),
         (
             "[[tunnel]]\nid = \"a\"\nlocal = \"127.0.0.1\"\nremote = \"192.0.2.1\"\n".into(),

@@ -5,14 +5,18 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::str::FromStr;
 
-use sixferry_fwd::{Dscp, Ecn, Ipv6Prefix, MtuMode, Ttl, TunnelLink, TunnelSpec};
+use sixferry_fwd::{
+    Dscp, Ecn, EncapKind, Ipv6Prefix, MtuMode, Rebind, Ttl, TunnelLink, TunnelSpec, UdpEncap,
+};
 use toml::Spanned;
 
 use super::StaticTunnel;
-use super::check::{prefix, word};
+use super::check::{copied, prefix, word};
 use super::finding::Findings;
 use super::raw::{Key, RawDscp, RawTtl, RawTunnel};
-use crate::control::spec::{check_id, check_spec};
+use crate::control::liveness::LivenessMode;
+use crate::control::patch::Wanted;
+use crate::control::spec::{Violation, check_id};
 
 /// A tunnel with the places of what may collide.
 struct Placed {
@@ -71,8 +75,15 @@ fn one(
             }
         }
     }
+    let udp_words = [("6in4", false), ("udp", true)];
+    let is_udp = word(&key("encap"), &raw.encap, &udp_words, false, findings);
     let local = required::<Ipv4Addr>(&key("local"), &raw.local, &places, "198.51.100.1", findings);
-    let remote = required::<Ipv4Addr>(&key("remote"), &raw.remote, &places, "192.0.2.10", findings);
+    // The peer of a UDP tunnel may make itself known later.
+    let remote = if is_udp && raw.remote.is_none() {
+        Some(Ipv4Addr::UNSPECIFIED)
+    } else {
+        required::<Ipv4Addr>(&key("remote"), &raw.remote, &places, "192.0.2.10", findings)
+    };
     let mut spec = TunnelSpec::new(local?, remote?);
     spec.prefixes = raw
         .prefixes
@@ -89,21 +100,81 @@ fn one(
             findings,
         )
     });
-    header_fields(&mut spec, &raw, &key, findings);
+    let mtu = header_fields(&mut spec, &raw, &key, findings);
     spec.strict_source = raw.strict_source.as_ref().is_none_or(|v| *v.get_ref());
     spec.up = raw.up.as_ref().is_none_or(|v| *v.get_ref());
-
-    for violation in check_spec(&spec) {
-        let at = Some(places.of(violation.field));
-        findings.error(&key(violation.field), at, violation.text);
-    }
+    let wanted = Wanted {
+        is_udp,
+        udp: udp(&raw, &key, findings),
+        mtu,
+        liveness: liveness(&raw, &key, findings),
+        liveness_interval: number(&raw.liveness_interval_seconds),
+        spec,
+    };
+    let checked = wanted.finish().map_err(|violations| {
+        for Violation { field, text } in violations {
+            findings.error(&key(field), Some(places.of(field)), text);
+        }
+    });
+    let (spec, liveness) = checked.ok()?;
     let nested = raw.nested.as_ref().is_some_and(|v| *v.get_ref());
+    let id = id?;
     Some(Placed {
         index,
-        tunnel: StaticTunnel { id: id?, spec },
+        tunnel: StaticTunnel { id, spec, liveness },
         nested,
         places,
     })
+}
+
+/// A number of 16 bits; one beyond is out of every range, which the check of the whole says.
+fn number(value: &Key<u32>) -> u16 {
+    u16::try_from(copied(value, 0)).unwrap_or(u16::MAX)
+}
+
+/// A UDP port, or an error.
+fn port(key: &str, value: &Key<u32>, findings: &mut Findings<'_>) -> u16 {
+    let Some(given) = value else { return 0 };
+    u16::try_from(*given.get_ref()).unwrap_or_else(|_| {
+        let message = format!("{} is outside 1..65535", given.get_ref());
+        findings.error(key, Some(given.span()), message);
+        0
+    })
+}
+
+fn udp(raw: &RawTunnel, key: &dyn Fn(&str) -> String, findings: &mut Findings<'_>) -> UdpEncap {
+    let rebind = [
+        ("deny", Rebind::Deny),
+        ("control", Rebind::Control),
+        ("inner-source", Rebind::InnerSource),
+    ];
+    UdpEncap {
+        local_port: port(&key("local_port"), &raw.local_port, findings),
+        remote_port: port(&key("remote_port"), &raw.remote_port, findings),
+        shared: copied(&raw.shared_port, false),
+        rebind: word(
+            &key("rebind"),
+            &raw.rebind,
+            &rebind,
+            Rebind::Control,
+            findings,
+        ),
+    }
+}
+
+fn liveness(
+    raw: &RawTunnel,
+    key: &dyn Fn(&str) -> String,
+    findings: &mut Findings<'_>,
+) -> LivenessMode {
+    let modes = [
+        ("off", LivenessMode::Off),
+        ("passive", LivenessMode::Passive),
+        ("nud", LivenessMode::Nud),
+        ("echo", LivenessMode::Echo),
+    ];
+    let default = LivenessMode::Off;
+    word(&key("liveness"), &raw.liveness, &modes, default, findings)
 }
 
 fn places(raw: &RawTunnel, whole: Range<usize>) -> Places {
@@ -126,6 +197,15 @@ fn places(raw: &RawTunnel, whole: Range<usize>) -> Places {
     note("mtu", raw.mtu.as_ref().map(Spanned::span));
     note("ttl", raw.ttl.as_ref().map(Spanned::span));
     note("dscp", raw.dscp.as_ref().map(Spanned::span));
+    note("local_port", raw.local_port.as_ref().map(Spanned::span));
+    note("remote_port", raw.remote_port.as_ref().map(Spanned::span));
+    note("shared_port", raw.shared_port.as_ref().map(Spanned::span));
+    note("rebind", raw.rebind.as_ref().map(Spanned::span));
+    note("path_mtu", raw.path_mtu.as_ref().map(Spanned::span));
+    note("min_path_mtu", raw.min_path_mtu.as_ref().map(Spanned::span));
+    note("liveness", raw.liveness.as_ref().map(Spanned::span));
+    let interval = raw.liveness_interval_seconds.as_ref();
+    note("liveness_interval_seconds", interval.map(Spanned::span));
     Places { whole, by_field }
 }
 
@@ -192,17 +272,18 @@ fn link(
     }
 }
 
+/// Gives the MTU, if one is given.
 fn header_fields(
     spec: &mut TunnelSpec,
     raw: &RawTunnel,
     key: &dyn Fn(&str) -> String,
     findings: &mut Findings<'_>,
-) {
-    if let Some(mtu) = &raw.mtu {
-        // A value beyond u16 is out of range anyway; `check_spec` says so.
-        spec.mtu = u16::try_from(*mtu.get_ref()).unwrap_or(u16::MAX);
-    }
-    let modes = [("static", MtuMode::Static), ("managed", MtuMode::Managed)];
+) -> Option<u16> {
+    let modes = [
+        ("static", MtuMode::Static),
+        ("managed", MtuMode::Managed),
+        ("dynamic", MtuMode::Dynamic),
+    ];
     spec.mtu_mode = word(
         &key("mtu_mode"),
         &raw.mtu_mode,
@@ -210,38 +291,78 @@ fn header_fields(
         spec.mtu_mode,
         findings,
     );
-    let ecn = [("normal", Ecn::Normal), ("compat", Ecn::Compat)];
-    spec.ecn = word(&key("ecn"), &raw.ecn, &ecn, spec.ecn, findings);
-    spec.dscp_decap_copy = raw.dscp_decap_copy.as_ref().is_some_and(|v| *v.get_ref());
-    if let Some(ttl) = &raw.ttl {
-        match ttl.get_ref() {
-            RawTtl::Word(word) if word == "inherit" => spec.ttl = Ttl::Inherit,
-            RawTtl::Number(n) if (1..=255).contains(n) => {
-                spec.ttl = Ttl::Fixed(u8::try_from(*n).unwrap_or(u8::MAX));
-            }
-            _ => {
-                let message = "neither 1..255 nor \"inherit\"".to_owned();
-                findings.error(&key("ttl"), Some(ttl.span()), message);
-            }
-        }
+    spec.path_mtu = raw.path_mtu.is_some().then(|| number(&raw.path_mtu));
+    if raw.min_path_mtu.is_some() {
+        spec.min_path_mtu = number(&raw.min_path_mtu);
     }
-    if let Some(dscp) = &raw.dscp {
-        match dscp.get_ref() {
-            RawDscp::Word(word) if word == "copy" => spec.dscp = Dscp::Copy,
-            RawDscp::Number(n) if *n <= 63 => {
-                spec.dscp = Dscp::Fixed(u8::try_from(*n).unwrap_or(0));
+    spec.mss_clamp = copied(&raw.mss_clamp, false);
+    spec.ecn = ecn(&key("ecn"), &raw.ecn, findings);
+    spec.dscp_decap_copy = copied(&raw.dscp_decap_copy, false);
+    spec.ttl = ttl(&key("ttl"), &raw.ttl, findings);
+    spec.dscp = dscp(&key("dscp"), &raw.dscp, findings).unwrap_or_default();
+    raw.mtu.is_some().then(|| number(&raw.mtu))
+}
+
+pub(super) fn ecn(key: &str, value: &Key<String>, findings: &mut Findings<'_>) -> Ecn {
+    let words = [("normal", Ecn::Normal), ("compat", Ecn::Compat)];
+    word(key, value, &words, Ecn::Normal, findings)
+}
+
+pub(super) fn ttl(key: &str, value: &Key<RawTtl>, findings: &mut Findings<'_>) -> Ttl {
+    let Some(given) = value else {
+        return Ttl::default();
+    };
+    match given.get_ref() {
+        RawTtl::Word(word) if word == "inherit" => return Ttl::Inherit,
+        RawTtl::Number(n) if (1..=255).contains(n) => {
+            return Ttl::Fixed(u8::try_from(*n).unwrap_or(u8::MAX));
+        }
+        _ => {}
+    }
+    let message = "neither 1..255 nor \"inherit\"".to_owned();
+    findings.error(key, Some(given.span()), message);
+    Ttl::default()
+}
+
+/// `None`: the default.
+pub(super) fn dscp(key: &str, value: &Key<RawDscp>, findings: &mut Findings<'_>) -> Option<Dscp> {
+    let given = value.as_ref()?;
+    match given.get_ref() {
+        RawDscp::Word(word) if word == "copy" => return Some(Dscp::Copy),
+        RawDscp::Number(n) if *n <= 63 => {
+            return Some(Dscp::Fixed(u8::try_from(*n).unwrap_or(0)));
+        }
+        _ => {}
+    }
+    let message = "neither 0..63 nor \"copy\"".to_owned();
+    findings.error(key, Some(given.span()), message);
+    None
+}
+
+/// What tells a tunnel's packets apart on the IPv4 side.
+#[derive(PartialEq, Eq, Hash)]
+enum OuterKey {
+    Proto41(Ipv4Addr, Ipv4Addr),
+    Port(Ipv4Addr, u16),
+    Shared(Ipv4Addr, u16, Ipv4Addr, u16),
+}
+
+impl OuterKey {
+    fn of(spec: &TunnelSpec) -> Self {
+        match spec.encap {
+            EncapKind::SixInFour => Self::Proto41(spec.local, spec.remote),
+            EncapKind::Udp(udp) if udp.shared => {
+                Self::Shared(spec.local, udp.local_port, spec.remote, udp.remote_port)
             }
-            _ => {
-                let message = "neither 0..63 nor \"copy\"".to_owned();
-                findings.error(&key("dscp"), Some(dscp.span()), message);
-            }
+            EncapKind::Udp(udp) => Self::Port(spec.local, udp.local_port),
         }
     }
 }
 
 fn unique_names(placed: &[Placed], findings: &mut Findings<'_>) {
     let mut ids: HashMap<&str, &Placed> = HashMap::new();
-    let mut outers: HashMap<(Ipv4Addr, Ipv4Addr), &Placed> = HashMap::new();
+    let mut outers: HashMap<OuterKey, &Placed> = HashMap::new();
+    let mut shared: HashMap<(Ipv4Addr, u16), bool> = HashMap::new();
     for this in placed {
         let key = |field: &str| format!("tunnel[{}].{field}", this.index);
         if let Some(first) = ids.insert(&this.tunnel.id, this) {
@@ -249,16 +370,34 @@ fn unique_names(placed: &[Placed], findings: &mut Findings<'_>) {
             let message = format!("{:?} is already the id of line {line}", this.tunnel.id);
             findings.error(&key("id"), Some(this.places.of("id")), message);
         }
-        let outer = (this.tunnel.spec.local, this.tunnel.spec.remote);
-        if let Some(first) = outers.insert(outer, this) {
+        let spec = &this.tunnel.spec;
+        let field = match spec.encap {
+            EncapKind::SixInFour => "remote",
+            EncapKind::Udp(_) => "local_port",
+        };
+        if let Some(first) = outers.insert(OuterKey::of(spec), this) {
+            let outer = match spec.encap {
+                EncapKind::SixInFour => format!("{} from {}", spec.remote, spec.local),
+                EncapKind::Udp(udp) => format!("UDP port {} of {}", udp.local_port, spec.local),
+            };
             let message = format!(
-                "{} from {} is already tunnel {:?} of line {}",
-                outer.1,
-                outer.0,
+                "{outer} is already tunnel {:?} of line {}",
                 first.tunnel.id,
-                findings.line_of(&first.places.of("remote"))
+                findings.line_of(&first.places.of(field))
             );
-            findings.error(&key("remote"), Some(this.places.of("remote")), message);
+            findings.error(&key(field), Some(this.places.of(field)), message);
+        } else if let EncapKind::Udp(udp) = spec.encap
+            && shared
+                .insert((spec.local, udp.local_port), udp.shared)
+                .is_some_and(|other| other != udp.shared)
+        {
+            let message = format!(
+                "UDP port {} of {} is shared by some tunnels and not by others; set shared_port on \
+                 all of them",
+                udp.local_port, spec.local
+            );
+            let at = Some(this.places.of("local_port"));
+            findings.error(&key("shared_port"), at, message);
         }
     }
 }

@@ -58,11 +58,45 @@ pub(crate) enum Error {
     },
     NoTunnel(String),
     BadPageToken,
-    TooManyEntries(usize),
+    TooManyEntries {
+        field: &'static str,
+        given: usize,
+        most: usize,
+    },
     BadSeq {
         given: u64,
         last: u64,
     },
+    DomainNotFound(String),
+    DomainExists {
+        id: String,
+        owner: Arc<str>,
+    },
+    DomainOwned {
+        id: String,
+        owner: Arc<str>,
+    },
+    /// Tunnels and domains share their ids.
+    IdInUse {
+        what: &'static str,
+        id: String,
+        owner: Arc<str>,
+    },
+    LocalInUse {
+        local: Ipv4Addr,
+        id: String,
+        owner: Arc<str>,
+    },
+    PortInUse {
+        local: Ipv4Addr,
+        port: u16,
+        id: String,
+        owner: Arc<str>,
+    },
+    NoDomain(String),
+    NoSuchDomain(String),
+    NoWayOut(String),
+    TooManyWatchers(usize),
     RouteNotFound(String),
     RouteExists {
         prefix: String,

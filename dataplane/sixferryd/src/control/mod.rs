@@ -4,7 +4,11 @@
 //! the one lock of [`shared::Shared`] for a bounded piece of work: a message of at most 512
 //! entries, a page, a slice of a sweep.
 
+pub(crate) mod domain_spec;
+pub(crate) mod domains;
 pub(crate) mod error;
+pub(crate) mod liveness;
+mod mask;
 pub(crate) mod patch;
 pub(crate) mod read;
 pub(crate) mod route_read;
@@ -19,11 +23,13 @@ pub(crate) mod watch;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sixferry_fwd::{Settings, TablesBuilder, TunnelTotals};
+use sixferry_fwd::{Settings, Tables, TablesBuilder, TunnelTotals};
 
+use domains::DomainStore;
 use error::Error;
+use liveness::Rewatched;
 use routes::RouteStore;
-use session::{OwnerId, Owners};
+use session::{Holdings, OwnerId, Owners};
 use store::TunnelStore;
 use watch::WatchLog;
 
@@ -76,6 +82,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Swept {
     pub(crate) tunnels: u64,
     pub(crate) routes: u64,
+    pub(crate) domains: u64,
     /// Where the next slice starts; `None`: the sync is over.
     pub(crate) next: Option<u32>,
     pub(crate) change: u64,
@@ -88,8 +95,10 @@ pub(crate) struct Control {
     builder: TablesBuilder,
     owners: Owners,
     store: TunnelStore,
+    domains: DomainStore,
     routes: RouteStore,
     log: WatchLog,
+    rewatched: Rewatched,
     /// Totals of tunnels that a rolled-back message had removed: the tables count them from 0.
     carried: HashMap<u32, TunnelTotals>,
     /// Number of the last change to the tables.
@@ -102,8 +111,10 @@ impl Control {
             builder: TablesBuilder::new(settings, workers),
             owners: Owners::new(instance),
             store: TunnelStore::new(),
+            domains: DomainStore::default(),
             routes: RouteStore::default(),
             log: WatchLog::new(watch::LOG_LEN),
+            rewatched: Rewatched::default(),
             carried: HashMap::new(),
             change: 0,
         }
@@ -118,6 +129,11 @@ impl Control {
     /// The tables' working copy, to read.
     pub(crate) fn builder(&self) -> &TablesBuilder {
         &self.builder
+    }
+
+    /// The tables as they are now, for who tries something on them. Publishing is another matter.
+    pub(crate) fn snapshot(&mut self) -> Arc<Tables> {
+        self.builder.snapshot()
     }
 
     /// Number of the last change to the tables.
@@ -145,18 +161,15 @@ impl Control {
 
     // --- sessions ---
 
-    /// Opens a session; also gives how many tunnels and routes the owner has.
+    /// Opens a session; also gives what the owner has.
     pub(crate) fn open_session(
         &mut self,
         owner: &str,
         election: u128,
-    ) -> Result<(session::Opened, u64, u64), Error> {
+    ) -> Result<(session::Opened, Holdings), Error> {
         let opened = self.owners.open(owner, election)?;
-        let (tunnels, routes) = self
-            .owners
-            .get(opened.owner)
-            .map_or((0, 0), |o| (o.tunnels, o.routes));
-        Ok((opened, tunnels, routes))
+        let holdings = self.owners.get(opened.owner).map(session::Owner::holdings);
+        Ok((opened, holdings.unwrap_or_default()))
     }
 
     /// The owner a session writes for.
@@ -167,7 +180,8 @@ impl Control {
     /// Marks everything of the owner stale. Gives the generation and how much that is.
     pub(crate) fn begin_sync(&mut self, owner: OwnerId) -> (u32, u64) {
         let generation = self.owners.begin_sync(owner);
-        let stale = self.owners.get(owner).map_or(0, |o| o.tunnels + o.routes);
+        let holdings = self.owners.get(owner).map(session::Owner::holdings);
+        let stale = holdings.map_or(0, |h| h.tunnels + h.domains + h.routes);
         (generation, stale)
     }
 
@@ -183,11 +197,13 @@ impl Control {
         let mut swept = Swept {
             tunnels,
             routes: 0,
+            domains: 0,
             next,
             change: 0,
             revision: 0,
         };
         if next.is_none() {
+            swept.domains = self.sweep_domains(owner, generation);
             let (routes, more) = self.sweep_routes(owner, generation, SWEEP_MOST);
             swept.routes = routes;
             if more {
@@ -210,12 +226,13 @@ impl Control {
 
     /// Replaces the relay's own rules.
     pub(crate) fn set_settings(&mut self, settings: &Settings) {
-        // These two are not configuration: drawn at start, and set by who subscribes to punts.
+        // These are not configuration: drawn at start, set by who subscribes to punts, and by the
+        // host port once it is open.
         let now = self.builder.settings();
-        let (hash_seed, punt_subscriptions) = (now.hash_seed, now.punt_subscriptions);
         let settings = Settings {
-            hash_seed,
-            punt_subscriptions,
+            hash_seed: now.hash_seed,
+            punt_subscriptions: now.punt_subscriptions,
+            host_port: now.host_port,
             ..settings.clone()
         };
         if *now != settings {

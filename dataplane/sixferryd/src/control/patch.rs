@@ -1,34 +1,18 @@
 //! A wanted tunnel as a request gives it: all fields, or some fields of one that exists.
 
-use sixferry_fwd::TunnelSpec;
+use sixferry_fwd::{EncapKind, MtuMode, TunnelSpec, UdpEncap};
 
 use super::error::Error;
-use super::spec::{Violation, check_spec, default_link_local};
+use super::liveness::{DEFAULT_INTERVAL, Liveness, LivenessMode};
+use super::mask::{self, pick};
+use super::spec::{MAX_MTU, MAX_UDP_MTU, Violation, check_tunnel, default_link_local};
 
-/// Groups of fields that are set together, by the name the API gives each.
-const FIELDS: [(&str, Group); 17] = [
-    ("encapsulation", Group::Encap),
-    ("local", Group::Local),
-    ("remote", Group::Remote),
-    ("prefixes", Group::Prefixes),
-    ("link_prefix", Group::Link),
-    ("link_address", Group::Link),
-    ("link_local_address", Group::LinkLocal),
-    ("mtu", Group::Mtu),
-    ("mtu_mode", Group::MtuMode),
-    ("ttl", Group::Ttl),
-    ("ttl_inherit", Group::Ttl),
-    ("dscp", Group::Dscp),
-    ("dscp_copy", Group::Dscp),
-    ("dscp_decap_copy", Group::DscpDecap),
-    ("ecn", Group::Ecn),
-    ("strict_source", Group::Strict),
-    ("admin_up", Group::Up),
-];
+/// Which fields of a tunnel an update touches.
+pub(crate) type Mask = mask::Mask<Group>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Group {
+pub(crate) enum Group {
     Encap,
     Local,
     Remote,
@@ -43,39 +27,133 @@ enum Group {
     Ecn,
     Strict,
     Up,
+    LocalPort,
+    RemotePort,
+    SharedPort,
+    Rebind,
+    PathMtu,
+    MinPathMtu,
+    MssClamp,
+    Liveness,
+    LivenessInterval,
 }
 
-/// Which fields an update touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mask(u16);
+impl mask::Group for Group {
+    const FIELDS: &[(&str, Self)] = &[
+        ("encapsulation", Self::Encap),
+        ("local", Self::Local),
+        ("remote", Self::Remote),
+        ("prefixes", Self::Prefixes),
+        ("link_prefix", Self::Link),
+        ("link_address", Self::Link),
+        ("link_local_address", Self::LinkLocal),
+        ("mtu", Self::Mtu),
+        ("mtu_mode", Self::MtuMode),
+        ("ttl", Self::Ttl),
+        ("ttl_inherit", Self::Ttl),
+        ("dscp", Self::Dscp),
+        ("dscp_copy", Self::Dscp),
+        ("dscp_decap_copy", Self::DscpDecap),
+        ("ecn", Self::Ecn),
+        ("strict_source", Self::Strict),
+        ("admin_up", Self::Up),
+        ("local_port", Self::LocalPort),
+        ("remote_port", Self::RemotePort),
+        ("shared_port", Self::SharedPort),
+        ("rebind", Self::Rebind),
+        ("path_mtu", Self::PathMtu),
+        ("min_path_mtu", Self::MinPathMtu),
+        ("mss_clamp", Self::MssClamp),
+        ("liveness", Self::Liveness),
+        ("liveness_interval_seconds", Self::LivenessInterval),
+    ];
 
-impl Mask {
-    /// Every field.
-    pub(crate) const ALL: Self = Self(u16::MAX);
+    fn index(self) -> u8 {
+        self as u8
+    }
+}
 
-    /// The fields of these names; `id` is allowed and means nothing, for it is the key.
-    pub(crate) fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
-        let mut bits = 0;
-        for name in names {
-            match FIELDS.iter().find(|(field, _)| *field == name) {
-                Some((_, group)) => bits |= 1 << *group as u8,
-                None if name == "id" => {}
-                None => return Err(name.to_owned()),
-            }
+/// UDP without a port: what a tunnel of another encapsulation has.
+pub(crate) const NO_UDP: UdpEncap = UdpEncap {
+    local_port: 0,
+    remote_port: 0,
+    shared: false,
+    rebind: sixferry_fwd::Rebind::Control,
+};
+
+/// A tunnel as a request writes it: ports stand beside the encapsulation, and defaults that depend
+/// on other fields are still open.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Everything but `encap` and `mtu`.
+    pub(crate) spec: TunnelSpec,
+    pub(crate) is_udp: bool,
+    pub(crate) udp: UdpEncap,
+    /// `None`: the default.
+    pub(crate) mtu: Option<u16>,
+    pub(crate) liveness: LivenessMode,
+    /// Seconds.
+    pub(crate) liveness_interval: u16,
+}
+
+impl Wanted {
+    /// What a tunnel is, as a request would write it.
+    pub(crate) fn of(spec: &TunnelSpec, liveness: Liveness) -> Self {
+        let udp = match spec.encap {
+            EncapKind::SixInFour => None,
+            EncapKind::Udp(udp) => Some(udp),
+        };
+        Self {
+            is_udp: udp.is_some(),
+            udp: udp.unwrap_or(NO_UDP),
+            mtu: Some(spec.mtu),
+            liveness: liveness.mode(),
+            liveness_interval: liveness.interval_seconds(),
+            spec: spec.clone(),
         }
-        Ok(Self(bits))
     }
 
-    fn has(self, group: Group) -> bool {
-        self.0 & (1 << group as u8) != 0
-    }
-
-    /// Whether a field of that name is touched; names without a group always are.
-    fn touches(self, name: &str) -> bool {
-        FIELDS
-            .iter()
-            .find(|(field, _)| *field == name)
-            .is_none_or(|(_, group)| self.has(*group))
+    /// The tunnel and how it is watched, checked by themselves.
+    pub(crate) fn finish(self) -> Result<(TunnelSpec, Liveness), Vec<Violation>> {
+        let mut found = Vec::new();
+        let mut spec = self.spec;
+        spec.encap = if self.is_udp {
+            EncapKind::Udp(self.udp)
+        } else {
+            EncapKind::SixInFour
+        };
+        if !self.is_udp && self.udp != NO_UDP {
+            let fields = [
+                ("local_port", self.udp.local_port != 0),
+                ("remote_port", self.udp.remote_port != 0),
+                ("shared_port", self.udp.shared),
+                ("rebind", self.udp.rebind != NO_UDP.rebind),
+            ];
+            let given = fields.iter().filter(|(_, given)| *given);
+            found.extend(
+                given.map(|(field, _)| Violation::new(field, "only with encapsulation UDP")),
+            );
+        }
+        spec.mtu = match (self.mtu, spec.mtu_mode) {
+            (Some(mtu), _) => mtu,
+            (None, MtuMode::Static | MtuMode::Managed) => 1280,
+            (None, MtuMode::Dynamic) if self.is_udp => MAX_UDP_MTU,
+            (None, MtuMode::Dynamic) => MAX_MTU,
+        };
+        // Readers see the default spelt out: writing it back must change nothing.
+        if spec.link_local == Some(default_link_local(spec.local)) {
+            spec.link_local = None;
+        }
+        let interval = match self.liveness_interval {
+            0 => DEFAULT_INTERVAL,
+            seconds => seconds,
+        };
+        found.extend(check_tunnel(&spec, self.liveness, interval));
+        if found.is_empty() {
+            Ok((spec, Liveness::new(self.liveness, interval)))
+        } else {
+            Err(found)
+        }
     }
 }
 
@@ -83,7 +161,7 @@ impl Mask {
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelPatch {
     /// Every field, defaults where nothing was given.
-    pub(crate) spec: TunnelSpec,
+    pub(crate) wanted: Wanted,
     /// What could not be read. Counts only for fields that are touched: an update of the MTU
     /// need not repeat the addresses.
     pub(crate) unreadable: Vec<Violation>,
@@ -91,74 +169,95 @@ pub(crate) struct TunnelPatch {
 }
 
 impl TunnelPatch {
+    /// A patch that sets everything.
+    pub(crate) fn whole(spec: &TunnelSpec, liveness: Liveness) -> Self {
+        Self {
+            wanted: Wanted::of(spec, liveness),
+            unreadable: Vec::new(),
+            mask: Mask::ALL,
+        }
+    }
+
     /// The tunnel as it is to be, checked by itself.
-    pub(crate) fn apply(self, existing: Option<&TunnelSpec>) -> Result<TunnelSpec, Error> {
+    pub(crate) fn apply(
+        self,
+        existing: Option<(&TunnelSpec, Liveness)>,
+    ) -> Result<(TunnelSpec, Liveness), Error> {
         let mask = if existing.is_some() {
             self.mask
         } else {
             Mask::ALL
         };
-        let unreadable: Vec<_> = self
-            .unreadable
-            .into_iter()
-            .filter(|v| mask.touches(v.field))
-            .collect();
+        let touched = |v: &Violation| mask.touches(v.field);
+        let unreadable: Vec<_> = self.unreadable.into_iter().filter(touched).collect();
         if !unreadable.is_empty() {
             return Err(Error::violations(unreadable));
         }
-        let mut spec = match existing {
-            Some(old) => merge(old, self.spec, mask),
-            None => self.spec,
+        let wanted = match existing {
+            Some((spec, liveness)) => merge(&Wanted::of(spec, liveness), self.wanted, mask),
+            None => self.wanted,
         };
-        // Readers see the default spelt out: writing it back must change nothing.
-        if spec.link_local == Some(default_link_local(spec.local)) {
-            spec.link_local = None;
+        if let Some((old, _)) = existing {
+            immutable(old, &wanted)?;
         }
-        if existing.is_some_and(|old| old.encap != spec.encap) {
-            return Err(Error::Immutable {
-                field: "encapsulation",
-            });
-        }
-        let found = check_spec(&spec);
-        if found.is_empty() {
-            Ok(spec)
-        } else {
-            Err(Error::violations(found))
-        }
+        wanted.finish().map_err(Error::violations)
     }
 }
 
-fn merge(old: &TunnelSpec, new: TunnelSpec, mask: Mask) -> TunnelSpec {
+fn immutable(old: &TunnelSpec, wanted: &Wanted) -> Result<(), Error> {
+    let (was_udp, shared) = match old.encap {
+        EncapKind::SixInFour => (false, false),
+        EncapKind::Udp(udp) => (true, udp.shared),
+    };
+    let field = if was_udp != wanted.is_udp {
+        "encapsulation"
+    } else if was_udp && shared != wanted.udp.shared {
+        "shared_port"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Immutable { field })
+}
+
+fn merge(old: &Wanted, new: Wanted, mask: Mask) -> Wanted {
     if mask == Mask::ALL {
         return new;
     }
-    macro_rules! pick {
-        ($group:ident, $field:ident) => {
-            if mask.has(Group::$group) {
-                new.$field
-            } else {
-                old.$field.clone()
-            }
+    macro_rules! take {
+        ($group:ident, $($field:ident).+) => {
+            pick!(mask, Group::$group, old.$($field).+, new.$($field).+)
         };
     }
-    TunnelSpec {
-        local: pick!(Local, local),
-        remote: pick!(Remote, remote),
-        encap: pick!(Encap, encap),
-        prefixes: pick!(Prefixes, prefixes),
-        link: pick!(Link, link),
-        link_local: pick!(LinkLocal, link_local),
-        mtu: pick!(Mtu, mtu),
-        mtu_mode: pick!(MtuMode, mtu_mode),
-        path_mtu: pick!(MtuMode, path_mtu),
-        min_path_mtu: pick!(MtuMode, min_path_mtu),
-        mss_clamp: pick!(Mtu, mss_clamp),
-        ttl: pick!(Ttl, ttl),
-        dscp: pick!(Dscp, dscp),
-        dscp_decap_copy: pick!(DscpDecap, dscp_decap_copy),
-        ecn: pick!(Ecn, ecn),
-        strict_source: pick!(Strict, strict_source),
-        up: pick!(Up, up),
+    Wanted {
+        is_udp: take!(Encap, is_udp),
+        udp: UdpEncap {
+            local_port: take!(LocalPort, udp.local_port),
+            remote_port: take!(RemotePort, udp.remote_port),
+            shared: take!(SharedPort, udp.shared),
+            rebind: take!(Rebind, udp.rebind),
+        },
+        mtu: take!(Mtu, mtu),
+        liveness: take!(Liveness, liveness),
+        liveness_interval: take!(LivenessInterval, liveness_interval),
+        spec: TunnelSpec {
+            encap: old.spec.encap,
+            mtu: old.spec.mtu,
+            local: take!(Local, spec.local),
+            remote: take!(Remote, spec.remote),
+            prefixes: take!(Prefixes, spec.prefixes),
+            link: take!(Link, spec.link),
+            link_local: take!(LinkLocal, spec.link_local),
+            mtu_mode: take!(MtuMode, spec.mtu_mode),
+            path_mtu: take!(PathMtu, spec.path_mtu),
+            min_path_mtu: take!(MinPathMtu, spec.min_path_mtu),
+            mss_clamp: take!(MssClamp, spec.mss_clamp),
+            ttl: take!(Ttl, spec.ttl),
+            dscp: take!(Dscp, spec.dscp),
+            dscp_decap_copy: take!(DscpDecap, spec.dscp_decap_copy),
+            ecn: take!(Ecn, spec.ecn),
+            strict_source: take!(Strict, spec.strict_source),
+            up: take!(Up, spec.up),
+        },
     }
 }
 
@@ -166,11 +265,17 @@ fn merge(old: &TunnelSpec, new: TunnelSpec, mask: Mask) -> TunnelSpec {
 mod tests {
     use super::*;
 
+    fn old() -> TunnelSpec {
+        TunnelSpec::new([198, 51, 100, 1].into(), [192, 0, 2, 1].into())
+    }
+
     fn patch(names: &[&str]) -> TunnelPatch {
         let mut spec = TunnelSpec::new([0, 0, 0, 0].into(), [0, 0, 0, 0].into());
         spec.mtu = 1400;
+        let mut wanted = Wanted::of(&spec, Liveness::default());
+        wanted.udp.remote_port = 9;
         TunnelPatch {
-            spec,
+            wanted,
             unreadable: vec![Violation::new("local", "missing")],
             mask: Mask::from_names(names.iter().copied()).expect("names"),
         }
@@ -178,14 +283,15 @@ mod tests {
 
     #[test]
     fn only_touched_fields_change_and_are_checked() {
-        let old = TunnelSpec::new([198, 51, 100, 1].into(), [192, 0, 2, 1].into());
-        let new = patch(&["mtu", "id"]).apply(Some(&old)).expect("fine");
+        let old = old();
+        let existing = Some((&old, Liveness::default()));
+        let (new, _) = patch(&["mtu", "id"]).apply(existing).expect("fine");
         assert_eq!(
             (new.local, new.remote, new.mtu),
             (old.local, old.remote, 1400)
         );
         let missing = Error::field("local", "missing");
-        assert_eq!(patch(&["local"]).apply(Some(&old)), Err(missing.clone()));
+        assert_eq!(patch(&["local"]).apply(existing), Err(missing.clone()));
         assert_eq!(
             patch(&["mtu"]).apply(None),
             Err(missing),
@@ -194,7 +300,52 @@ mod tests {
     }
 
     #[test]
+    fn a_port_alone_moves_a_udp_tunnel_and_needs_one() {
+        let plain = old();
+        let only = Error::field("remote_port", "only with encapsulation UDP");
+        let existing = Some((&plain, Liveness::default()));
+        assert_eq!(patch(&["remote_port"]).apply(existing), Err(only));
+        let udp = TunnelSpec {
+            encap: EncapKind::Udp(UdpEncap {
+                local_port: 4028,
+                remote_port: 7,
+                ..NO_UDP
+            }),
+            ..plain
+        };
+        let existing = Some((&udp, Liveness::default()));
+        let (new, _) = patch(&["remote_port"]).apply(existing).expect("fine");
+        let EncapKind::Udp(ports) = new.encap else {
+            panic!("still UDP");
+        };
+        assert_eq!((ports.local_port, ports.remote_port), (4028, 9));
+        let fixed = Error::Immutable {
+            field: "encapsulation",
+        };
+        assert_eq!(patch(&["encapsulation"]).apply(existing), Err(fixed));
+    }
+
+    #[test]
+    fn the_default_mtu_follows_the_mode() {
+        let of = |mode, udp: bool| {
+            let mut wanted = Wanted::of(&old(), Liveness::default());
+            wanted.mtu = None;
+            wanted.spec.mtu_mode = mode;
+            wanted.is_udp = udp;
+            wanted.udp.local_port = if udp { 4028 } else { 0 };
+            wanted.udp.remote_port = wanted.udp.local_port;
+            wanted.finish().expect("fine").0.mtu
+        };
+        assert_eq!(of(MtuMode::Static, false), 1280);
+        assert_eq!(of(MtuMode::Dynamic, false), 1480);
+        assert_eq!(of(MtuMode::Dynamic, true), 1472);
+    }
+
+    #[test]
     fn unknown_names_are_told() {
-        assert_eq!(Mask::from_names(["mtu", "nope"]), Err("nope".to_owned()));
+        assert_eq!(
+            Mask::from_names(["mtu", "nope"]).expect_err("unknown"),
+            "nope"
+        );
     }
 }

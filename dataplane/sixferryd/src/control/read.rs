@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sixferry_fwd::{Ipv6Prefix, RouteView, TunnelId, TunnelSpec, TunnelTotals};
+use sixferry_fwd::{EncapKind, Ipv6Prefix, RouteView, TunnelId, TunnelSpec, TunnelTotals};
 
 use super::Control;
-use super::session::OwnerId;
+use super::liveness::Liveness;
+use super::session::{Holdings, OwnerId};
 use super::store::Record;
 use super::watch::Change;
 
@@ -16,9 +17,17 @@ pub(crate) const SCAN_SLOTS: u32 = 8192;
 /// A tunnel as a message shows it.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelView {
+    pub(crate) tunnel: TunnelId,
     pub(crate) id: String,
     pub(crate) owner: Arc<str>,
     pub(crate) spec: TunnelSpec,
+    pub(crate) liveness: Liveness,
+    /// Where the peer is now; `None` while that is not known.
+    pub(crate) endpoint: Option<(Ipv4Addr, u16)>,
+    /// What is known of the path of a tunnel with dynamic MTU.
+    pub(crate) path_mtu: Option<u16>,
+    /// Errors from the IPv4 network, where they are counted.
+    pub(crate) outer_errors: Option<u64>,
     /// Only when asked for.
     pub(crate) totals: Option<TunnelTotals>,
     pub(crate) generation: u32,
@@ -73,11 +82,11 @@ impl Control {
         self.owners.find(name)
     }
 
-    /// What every owner has: name, tunnels, routes.
-    pub(crate) fn owner_counts(&self) -> Vec<(Arc<str>, u64, u64)> {
+    /// What every owner has.
+    pub(crate) fn owner_counts(&self) -> Vec<(Arc<str>, Holdings)> {
         (0..)
             .map_while(|i| self.owners.get(OwnerId(i)))
-            .map(|o| (Arc::clone(&o.name), o.tunnels, o.routes))
+            .map(|o| (Arc::clone(&o.name), o.holdings()))
             .collect()
     }
 
@@ -92,10 +101,20 @@ impl Control {
 
     fn view_of(&self, tunnel: TunnelId, record: &Record, totals: bool) -> Option<TunnelView> {
         let owner = self.owners.get(record.owner)?;
+        let spec = self.builder.tunnel(tunnel)?;
+        let endpoint = match spec.encap {
+            EncapKind::SixInFour => Some((spec.remote, 0)),
+            EncapKind::Udp(_) => self.builder.endpoint(tunnel),
+        };
         Some(TunnelView {
+            tunnel,
             id: record.id.to_string(),
             owner: Arc::clone(&owner.name),
-            spec: self.builder.tunnel(tunnel)?,
+            spec,
+            liveness: record.liveness,
+            endpoint,
+            path_mtu: self.builder.path_mtu(tunnel),
+            outer_errors: self.builder.outer_errors(tunnel),
             totals: if totals { self.totals(tunnel) } else { None },
             generation: record.generation,
             stale: owner.is_stale(record.generation),
@@ -148,6 +167,15 @@ impl Control {
     /// The tunnel that decapsulates packets of these outer addresses.
     pub(crate) fn tunnel_by_outer(&self, local: Ipv4Addr, remote: Ipv4Addr) -> Option<TunnelView> {
         self.view(self.builder.tunnel_by_outer(local, remote)?, true)
+    }
+
+    /// The UDP tunnel that decapsulates packets of these endpoints.
+    pub(crate) fn tunnel_by_port(
+        &self,
+        local: (Ipv4Addr, u16),
+        remote: (Ipv4Addr, u16),
+    ) -> Option<TunnelView> {
+        self.view(self.builder.tunnel_by_port(local, Some(remote))?, true)
     }
 
     /// The tunnel that packets to this address go into, and by which prefix.

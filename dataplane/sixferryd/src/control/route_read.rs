@@ -73,6 +73,10 @@ impl Control {
                 let id = self.routes.hops.get(&key).map(|(id, _)| *id);
                 (id.map_or(Route::Blackhole, Route::NextHop), key.gateway)
             }
+            Action::Domain(slot) => {
+                let tunnel = self.domain_tunnel(slot);
+                (tunnel.map_or(Route::Unreachable, Route::Domain), None)
+            }
             Action::Blackhole => (Route::Blackhole, None),
             Action::Unreachable => (Route::Unreachable, None),
             Action::Prohibit => (Route::Prohibit, None),

@@ -46,10 +46,15 @@ impl HopKey {
     }
 }
 
+/// A domain's place in the list of domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DomainSlot(pub(super) u8);
+
 /// What an API route says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Forward(HopKey),
+    Domain(DomainSlot),
     Blackhole,
     Unreachable,
     Prohibit,
@@ -88,6 +93,8 @@ pub(crate) enum WantedAction {
         vlan: u16,
         gateway: Option<IpAddr>,
     },
+    /// The domain is given by id.
+    Domain(String),
     Blackhole,
     Unreachable,
     Prohibit,
@@ -156,6 +163,17 @@ impl Control {
             .iter()
             .find(|port| port.id == id)
             .map(|port| port.name.as_str())
+    }
+
+    /// The port of that name, the first one for an empty name, once its interface is known.
+    pub(crate) fn known_port(&self, name: &str) -> Option<(PortId, PortConfig)> {
+        let ports = &self.routes.ports;
+        let known = if name.is_empty() {
+            ports.first()
+        } else {
+            ports.iter().find(|port| port.name == name)
+        };
+        known.and_then(|port| Some((port.id, port.config.clone()?)))
     }
 
     /// Routes of the API.
@@ -273,6 +291,7 @@ impl Control {
             WantedAction::Blackhole => Action::Blackhole,
             WantedAction::Unreachable => Action::Unreachable,
             WantedAction::Prohibit => Action::Prohibit,
+            WantedAction::Domain(id) => Action::Domain(self.route_domain(&id)?),
             WantedAction::Forward {
                 port,
                 vlan,
@@ -328,12 +347,34 @@ impl Control {
         }
     }
 
+    /// Takes the routes into a domain away, whoever wrote them, and gives them.
+    pub(super) fn remove_routes_into(&mut self, slot: DomainSlot) -> Vec<(Prefix, ApiRoute)> {
+        let into = |(_, r): &(&Prefix, &ApiRoute)| r.action == Action::Domain(slot);
+        let all = self.routes.api.iter().filter(into);
+        let routes: Vec<_> = all.map(|(prefix, route)| (*prefix, *route)).collect();
+        for (prefix, _) in &routes {
+            self.put_route(*prefix, None);
+        }
+        routes
+    }
+
+    /// Puts routes back.
+    pub(super) fn restore_routes(&mut self, routes: Vec<(Prefix, ApiRoute)>) {
+        for (prefix, route) in routes {
+            self.put_route(prefix, Some(route));
+        }
+    }
+
     fn acquire(&mut self, action: Action) -> Route {
         let key = match action {
             Action::Forward(key) => key,
             Action::Blackhole => return Route::Blackhole,
             Action::Unreachable => return Route::Unreachable,
             Action::Prohibit => return Route::Prohibit,
+            Action::Domain(slot) => {
+                let tunnel = self.domain_tunnel(slot);
+                return tunnel.map_or(Route::Unreachable, Route::Domain);
+            }
         };
         if let Some((id, users)) = self.routes.hops.get_mut(&key) {
             *users += 1;

@@ -32,6 +32,15 @@ pub(crate) struct Owner {
     /// What new objects are marked with.
     last_generation: u32,
     pub(crate) tunnels: u64,
+    pub(crate) domains: u64,
+    pub(crate) routes: u64,
+}
+
+/// How many objects an owner has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub(crate) tunnels: u64,
+    pub(crate) domains: u64,
     pub(crate) routes: u64,
 }
 
@@ -43,7 +52,16 @@ impl Owner {
             sync: None,
             last_generation: 0,
             tunnels: 0,
+            domains: 0,
             routes: 0,
+        }
+    }
+
+    pub(crate) fn holdings(&self) -> Holdings {
+        Holdings {
+            tunnels: self.tunnels,
+            domains: self.domains,
+            routes: self.routes,
         }
     }
 

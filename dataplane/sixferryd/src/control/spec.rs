@@ -1,17 +1,23 @@
 //! What a tunnel may look like, whoever asks for it: the configuration file and the API share
-//! these rules (proto41.md 1.1 to 1.3, RFC 4213).
+//! these rules (RFC 4213).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sixferry_fwd::{Dscp, Ttl, TunnelSpec};
+use sixferry_fwd::{Dscp, EncapKind, MtuMode, Rebind, Ttl, TunnelSpec, UdpEncap};
+
+use super::liveness::{INTERVAL, LivenessMode};
 
 /// Most prefixes of one tunnel.
 pub(crate) const MAX_PREFIXES: usize = TunnelSpec::MAX_PREFIXES;
 /// Smallest inner MTU: IPv6's minimum (RFC 8200 section 5).
-pub(crate) const MIN_MTU: u32 = 1280;
-/// Largest inner MTU: Ethernet's 1500 less the outer header; more would need fragmentation, which
-/// proto41.md 1.2 leaves out.
-pub(crate) const MAX_MTU: u32 = 1480;
+pub(crate) const MIN_MTU: u16 = 1280;
+/// Largest inner MTU: Ethernet's 1500 less the outer header; more would need fragmentation on every
+/// link there is.
+pub(crate) const MAX_MTU: u16 = 1480;
+/// The same less a UDP header.
+pub(crate) const MAX_UDP_MTU: u16 = 1472;
+/// The least an IPv4 link carries (RFC 791).
+const MIN_PATH_MTU: u16 = 68;
 
 /// One field that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +37,11 @@ impl Violation {
     }
 }
 
-/// Whether `id` can name a tunnel.
+/// Whether `id` can name a tunnel or a domain.
 pub(crate) fn check_id(id: &str) -> Result<(), Violation> {
     let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if id.is_empty() || id.len() > 63 || !id.bytes().all(ok) {
-        let text = format!("{id:?} is no tunnel id: 1 to 63 of A-Z a-z 0-9 . _ -");
+        let text = format!("{id:?} is no id: 1 to 63 of A-Z a-z 0-9 . _ -");
         return Err(Violation::new("id", text));
     }
     Ok(())
@@ -48,30 +54,147 @@ pub(crate) fn default_link_local(local: Ipv4Addr) -> Ipv6Addr {
 }
 
 /// Everything wrong with a tunnel taken by itself.
-pub(crate) fn check_spec(spec: &TunnelSpec) -> Vec<Violation> {
+pub(crate) fn check_tunnel(
+    spec: &TunnelSpec,
+    liveness: LivenessMode,
+    interval_seconds: u16,
+) -> Vec<Violation> {
     let mut found = Vec::new();
     check_outer(spec, &mut found);
     check_prefixes(spec, &mut found);
     check_link(spec, &mut found);
-    let mtu = u32::from(spec.mtu);
-    if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
-        let text = format!("{mtu} is outside {MIN_MTU}..{MAX_MTU}");
-        found.push(Violation::new("mtu", text));
-    }
-    if spec.ttl == Ttl::Fixed(0) {
-        found.push(Violation::new("ttl", "0 is outside 1..255"));
-    }
-    if matches!(spec.dscp, Dscp::Fixed(value) if value > 63) {
-        found.push(Violation::new("dscp", "outside 0..63"));
-    }
+    let most = match spec.encap {
+        EncapKind::SixInFour => MAX_MTU,
+        EncapKind::Udp(udp) => {
+            check_udp(spec, udp, &mut found);
+            MAX_UDP_MTU
+        }
+    };
+    check_header(spec.mtu, most, spec.ttl, spec.dscp, &mut found);
+    check_path_mtu(spec, &mut found);
+    check_liveness(spec, liveness, interval_seconds, &mut found);
     found
 }
 
-fn check_outer(spec: &TunnelSpec, found: &mut Vec<Violation>) {
-    for (field, address) in [("local", spec.local), ("remote", spec.remote)] {
-        if let Err(why) = unicast4(address) {
-            found.push(Violation::new(field, format!("{address} {why}")));
+/// What tunnels and domains say of the outer header.
+pub(super) fn check_header(mtu: u16, most: u16, ttl: Ttl, dscp: Dscp, found: &mut Vec<Violation>) {
+    if !(MIN_MTU..=most).contains(&mtu) {
+        let text = format!("{mtu} is outside {MIN_MTU}..{most}");
+        found.push(Violation::new("mtu", text));
+    }
+    if ttl == Ttl::Fixed(0) {
+        found.push(Violation::new("ttl", "0 is outside 1..255"));
+    }
+    if matches!(dscp, Dscp::Fixed(value) if value > 63) {
+        found.push(Violation::new("dscp", "outside 0..63"));
+    }
+}
+
+fn check_path_mtu(spec: &TunnelSpec, found: &mut Vec<Violation>) {
+    if spec.mtu_mode != MtuMode::Dynamic {
+        let given = [
+            ("path_mtu", spec.path_mtu.is_some()),
+            (
+                "min_path_mtu",
+                spec.min_path_mtu != TunnelSpec::MIN_PATH_MTU,
+            ),
+        ];
+        for (field, _) in given.iter().filter(|(_, given)| *given) {
+            found.push(Violation::new(field, "only with mtu_mode DYNAMIC"));
         }
+        return;
+    }
+    if spec.min_path_mtu < MIN_PATH_MTU {
+        let text = format!("{} is outside {MIN_PATH_MTU}..65535", spec.min_path_mtu);
+        found.push(Violation::new("min_path_mtu", text));
+    }
+    if let Some(path) = spec.path_mtu
+        && path < spec.min_path_mtu.max(MIN_PATH_MTU)
+    {
+        let least = spec.min_path_mtu.max(MIN_PATH_MTU);
+        let text = format!("{path} is below min_path_mtu, {least}");
+        found.push(Violation::new("path_mtu", text));
+    }
+}
+
+fn check_liveness(
+    spec: &TunnelSpec,
+    mode: LivenessMode,
+    interval_seconds: u16,
+    found: &mut Vec<Violation>,
+) {
+    if !INTERVAL.contains(&interval_seconds) {
+        let (least, most) = (INTERVAL.start(), INTERVAL.end());
+        let text = format!("{interval_seconds} is outside {least}..{most}");
+        found.push(Violation::new("liveness_interval_seconds", text));
+    }
+    match mode {
+        LivenessMode::Off | LivenessMode::Passive => {}
+        LivenessMode::Nud => {
+            // Behind a NAT the peer's link-local address does not follow from where packets come from.
+            if spec.encap != EncapKind::SixInFour {
+                let text = "NUD probes need protocol 41; use ECHO or PASSIVE with UDP";
+                found.push(Violation::new("liveness", text));
+            }
+        }
+        LivenessMode::Echo => {
+            if spec.link.is_none() {
+                let text = "ECHO asks the peer's address on the link; give link_prefix and \
+                            link_address";
+                found.push(Violation::new("liveness", text));
+            }
+        }
+    }
+}
+
+fn check_udp(spec: &TunnelSpec, udp: UdpEncap, found: &mut Vec<Violation>) {
+    if udp.local_port == 0 {
+        let text = "missing: a UDP tunnel needs a port of its own, 1..65535";
+        found.push(Violation::new("local_port", text));
+    }
+    let known = !spec.remote.is_unspecified();
+    match (known, udp.remote_port) {
+        (true, 0) => {
+            let text = "missing: remote is given; leave both out if the peer is not known yet";
+            found.push(Violation::new("remote_port", text));
+        }
+        (false, 1..) => {
+            let text = "missing: remote_port is given; leave both out if the peer is not known yet";
+            found.push(Violation::new("remote", text));
+        }
+        _ => {}
+    }
+    if udp.shared && !known {
+        let text = "a shared port needs remote and remote_port: they tell its tunnels apart";
+        found.push(Violation::new("shared_port", text));
+    }
+    if udp.rebind == Rebind::InnerSource {
+        if udp.shared {
+            let text = "INNER_SOURCE cannot work on a shared port: the peer's endpoint is its key";
+            found.push(Violation::new("rebind", text));
+        }
+        if !spec.strict_source {
+            let text =
+                "INNER_SOURCE needs strict_source: the inner source is all the proof there is";
+            found.push(Violation::new("rebind", text));
+        }
+    }
+}
+
+fn check_outer(spec: &TunnelSpec, found: &mut Vec<Violation>) {
+    if let Err(why) = unicast4(spec.local) {
+        found.push(Violation::new("local", format!("{} {why}", spec.local)));
+    }
+    if spec.remote.is_unspecified() {
+        // The peer of a UDP tunnel may make itself known later.
+        if spec.encap == EncapKind::SixInFour {
+            let text = "missing; an IPv4 address of 4 bytes";
+            found.push(Violation::new("remote", text));
+        }
+        return;
+    }
+    if let Err(why) = unicast4(spec.remote) {
+        found.push(Violation::new("remote", format!("{} {why}", spec.remote)));
     }
     if spec.local == spec.remote {
         let text = format!(
@@ -83,7 +206,7 @@ fn check_outer(spec: &TunnelSpec, found: &mut Vec<Violation>) {
 }
 
 /// Private and documentation addresses are fine here: the operator names both ends by hand.
-fn unicast4(address: Ipv4Addr) -> Result<(), &'static str> {
+pub(super) fn unicast4(address: Ipv4Addr) -> Result<(), &'static str> {
     match address {
         a if a.is_unspecified() || a.octets()[0] == 0 => Err("is no host address"),
         a if a.is_loopback() => Err("is a loopback address"),
@@ -112,7 +235,7 @@ fn check_prefixes(spec: &TunnelSpec, found: &mut Vec<Violation>) {
     }
 }
 
-fn routable6(address: Ipv6Addr, len: u8) -> Result<(), &'static str> {
+pub(super) fn routable6(address: Ipv6Addr, len: u8) -> Result<(), &'static str> {
     match address.segments()[0] {
         0xff00.. => Err("is multicast"),
         0xfe80..=0xfebf => Err("is link-local"),

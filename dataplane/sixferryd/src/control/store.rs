@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use sixferry_fwd::TunnelId;
 
+use super::liveness::Liveness;
 use super::session::OwnerId;
 
 const CHUNK: usize = 1024;
@@ -25,6 +26,7 @@ pub(crate) struct Record {
     /// Generation of the sync that last confirmed it.
     pub(crate) generation: u32,
     pub(crate) owner: OwnerId,
+    pub(crate) liveness: Liveness,
 }
 
 /// All tunnels, by slot and by name.
@@ -150,6 +152,7 @@ mod tests {
             revision: 1,
             generation: 0,
             owner: OwnerId(0),
+            liveness: Liveness::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sixferry_fwd::{TableError, TunnelId, TunnelSpec, TunnelTotals};
 
 use super::error::Error;
+use super::liveness::Liveness;
 use super::patch::TunnelPatch;
 use super::session::OwnerId;
 use super::spec::check_id;
@@ -37,6 +38,7 @@ enum Undo {
     Updated {
         tunnel: TunnelId,
         spec: TunnelSpec,
+        liveness: Liveness,
         revision: u64,
     },
     /// Only the sync's mark moved.
@@ -154,7 +156,11 @@ impl Control {
         tx: &mut Transaction,
     ) -> Result<(), Error> {
         check_id(&id).map_err(|v| Error::violations(vec![v]))?;
-        let spec = patch.apply(None)?;
+        if let Some(domain) = self.domain(&id) {
+            let (what, owner) = ("domain", domain.owner);
+            return Err(Error::IdInUse { what, id, owner });
+        }
+        let (spec, liveness) = patch.apply(None)?;
         let tunnel = self
             .builder
             .insert_tunnel(&spec)
@@ -168,8 +174,10 @@ impl Control {
                 revision,
                 generation,
                 owner,
+                liveness,
             },
         );
+        self.rewatched.note(tunnel, Liveness::default(), liveness);
         if let Some(owner) = self.owners.get_mut(owner) {
             owner.tunnels += 1;
         }
@@ -185,12 +193,13 @@ impl Control {
         patch: TunnelPatch,
         tx: &mut Transaction,
     ) -> Result<(), Error> {
-        let Some(old) = self.builder.tunnel(tunnel) else {
+        let watched = self.store.get(tunnel).map(|record| record.liveness);
+        let (Some(old), Some(watched)) = (self.builder.tunnel(tunnel), watched) else {
             return Err(Error::violations(Vec::new()));
         };
-        let new = patch.apply(Some(&old))?;
-        let changed = new != old;
-        if changed {
+        let (new, liveness) = patch.apply(Some((&old, watched)))?;
+        let changed = new != old || liveness != watched;
+        if new != old {
             self.builder
                 .update_tunnel(tunnel, &new)
                 .map_err(|e| self.refused(e))?;
@@ -211,9 +220,14 @@ impl Control {
             tx.undo.push(Undo::Updated {
                 tunnel,
                 spec: old,
+                liveness: watched,
                 revision: record.revision,
             });
             record.revision = next;
+            record.liveness = liveness;
+            if liveness != watched {
+                self.rewatched.note(tunnel, watched, liveness);
+            }
             tx.changes.push(Change::Upserted(tunnel));
             tx.counts.updated += 1;
         } else {
@@ -234,6 +248,8 @@ impl Control {
         let Some(record) = self.store.remove(tunnel) else {
             return;
         };
+        self.rewatched
+            .note(tunnel, record.liveness, Liveness::default());
         let owner = self.owners.name(record.owner);
         if let Some(owner) = self.owners.get_mut(record.owner) {
             owner.tunnels = owner.tunnels.saturating_sub(1);
@@ -256,7 +272,10 @@ impl Control {
                 Undo::Created(tunnel) => {
                     let removed = self.builder.remove_tunnel(tunnel);
                     debug_assert_eq!(removed, Ok(()));
-                    self.store.remove(tunnel);
+                    if let Some(record) = self.store.remove(tunnel) {
+                        let off = Liveness::default();
+                        self.rewatched.note(tunnel, record.liveness, off);
+                    }
                     if let Some(owner) = self.owners.get_mut(owner) {
                         owner.tunnels = owner.tunnels.saturating_sub(1);
                     }
@@ -264,11 +283,14 @@ impl Control {
                 Undo::Updated {
                     tunnel,
                     spec,
+                    liveness,
                     revision,
                 } => {
                     let updated = self.builder.update_tunnel(tunnel, &spec);
                     debug_assert_eq!(updated, Ok(()));
                     if let Some(record) = self.store.get_mut(tunnel) {
+                        self.rewatched.note(tunnel, record.liveness, liveness);
+                        record.liveness = liveness;
                         record.revision = revision;
                     }
                 }
@@ -293,6 +315,8 @@ impl Control {
                     if let Some(owner) = self.owners.get_mut(record.owner) {
                         owner.tunnels += 1;
                     }
+                    self.rewatched
+                        .note(tunnel, Liveness::default(), record.liveness);
                     self.store.insert(tunnel, record);
                 }
             }
@@ -341,23 +365,16 @@ impl Control {
         self.log.revision() + tx.changes.len() as u64 + 1
     }
 
-    fn owner_name(&self, tunnel: TunnelId) -> Arc<str> {
+    pub(super) fn owner_name(&self, tunnel: TunnelId) -> Arc<str> {
         self.store
             .get(tunnel)
             .map_or_else(|| Arc::from(""), |r| self.owners.name(r.owner))
     }
 
-    fn refused(&self, error: TableError) -> Error {
-        let name = |by: TunnelId| {
-            let id = self
-                .store
-                .get(by)
-                .map_or_else(String::new, |r| r.id.to_string());
-            (id, self.owner_name(by))
-        };
+    pub(super) fn refused(&self, error: TableError) -> Error {
         match error {
             TableError::OuterInUse { local, remote, by } => {
-                let (id, owner) = name(by);
+                let (id, owner) = self.holder(by);
                 Error::OuterInUse {
                     local,
                     remote,
@@ -366,8 +383,18 @@ impl Control {
                 }
             }
             TableError::PrefixInUse { prefix, by } => {
-                let (id, owner) = name(by);
+                let (id, owner) = self.holder(by);
                 Error::PrefixInUse { prefix, id, owner }
+            }
+            TableError::PortInUse { local, port, by } => {
+                let (id, owner) =
+                    by.map_or_else(|| (String::new(), Arc::from("")), |by| self.holder(by));
+                Error::PortInUse {
+                    local,
+                    port,
+                    id,
+                    owner,
+                }
             }
             TableError::Full { limit } => Error::TableFull {
                 what: "tunnels",

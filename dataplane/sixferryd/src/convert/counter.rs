@@ -3,6 +3,8 @@
 use sixferry_fwd::{CounterSnapshot, DropReason, PuntReason, TunnelTotals};
 use sixferry_proto::dataplane::v1 as pb;
 
+use crate::live::{HostPortCounts, LivenessCounts, ReassemblyCounts};
+
 /// A tunnel's traffic as a message.
 pub(crate) fn tunnel_counters(totals: &TunnelTotals) -> pb::TunnelCounters {
     let drop = |(reason, packets): &(DropReason, u64)| pb::DropCount {
@@ -61,5 +63,35 @@ pub(crate) fn worker_counters(worker: Option<u32>, now: &CounterSnapshot) -> pb:
         drops: drops.collect(),
         punts: punts.collect(),
         ecn_unusual: now.ecn_unusual,
+    }
+}
+
+pub(crate) fn reassembly_counters(now: ReassemblyCounts) -> pb::ReassemblyCounters {
+    pb::ReassemblyCounters {
+        fragments: now.fragments,
+        reassembled: now.reassembled,
+        open: now.open,
+        held_bytes: now.held_bytes,
+        refused: now.refused,
+    }
+}
+
+pub(crate) fn host_port_counters(now: HostPortCounts) -> pb::HostPortCounters {
+    pb::HostPortCounters {
+        to_host: Some(packets_bytes(now.to_host)),
+        from_host: Some(packets_bytes(now.from_host)),
+        dropped: now.dropped,
+    }
+}
+
+pub(crate) fn liveness_counters(now: LivenessCounts) -> pb::LivenessCounters {
+    pb::LivenessCounters {
+        probes_sent: now.probes_sent,
+        replies: now.replies,
+        watched: now.watched,
+        up: now.up,
+        unreachable: now.unreachable,
+        unknown: now.unknown,
+        deferred: now.deferred,
     }
 }

@@ -2,18 +2,22 @@
 //! value of that type".
 
 pub(crate) mod counter;
+pub(crate) mod domain;
 pub(crate) mod mask;
+mod outer;
 pub(crate) mod route;
 pub(crate) mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sixferry_fwd::Ipv6Prefix;
+use sixferry_fwd::{Ipv4Prefix, Ipv6Prefix};
 use sixferry_proto::dataplane::v1 as pb;
 
 use crate::control::error::Error;
 use crate::control::{Atomicity, Counts, WriteMode};
 use crate::netlink::Prefix;
+
+use outer::{Outer, OuterFields, OuterShown};
 
 /// An address of either family.
 pub(crate) fn ip_from(bytes: &[u8]) -> Result<IpAddr, String> {
@@ -62,6 +66,26 @@ pub(crate) fn prefix6_from(prefix: &pb::IpPrefix) -> Result<Ipv6Prefix, String> 
         let meant = Ipv6Prefix::containing(address, len);
         format!("{address}/{len} has bits set after the prefix; did you mean {meant}?")
     })
+}
+
+/// An IPv4 prefix.
+pub(crate) fn prefix4_from(prefix: &pb::IpPrefix) -> Result<Ipv4Prefix, String> {
+    let address = ip4_from(&prefix.address)?;
+    let len = u8::try_from(prefix.length).ok().filter(|len| *len <= 32);
+    let len = len.ok_or_else(|| format!("length {} is beyond 32", prefix.length))?;
+    Ipv4Prefix::new(address, len).ok_or_else(|| {
+        let meant = Ipv4Prefix::containing(address, len);
+        format!("{address}/{len} has bits set after the prefix; did you mean {meant}?")
+    })
+}
+
+/// An IPv4 prefix as a message.
+pub(crate) fn prefix4_message(prefix: Ipv4Prefix) -> pb::IpPrefix {
+    let address = prefix.address().octets().to_vec();
+    pb::IpPrefix {
+        address,
+        length: prefix.len().into(),
+    }
 }
 
 /// A prefix of either family.

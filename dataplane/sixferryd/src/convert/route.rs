@@ -55,7 +55,17 @@ fn wanted_action(route: &pb::Route, prefix: Prefix) -> Result<WantedAction, Erro
         Ok(pb::RouteAction::Blackhole) => return Ok(WantedAction::Blackhole),
         Ok(pb::RouteAction::Unreachable) => return Ok(WantedAction::Unreachable),
         Ok(pb::RouteAction::Prohibit) => return Ok(WantedAction::Prohibit),
-        Ok(pb::RouteAction::Local | pb::RouteAction::Tunnel | pb::RouteAction::Domain) => {
+        Ok(pb::RouteAction::Domain) => {
+            if prefix.addr().is_ipv4() {
+                let text = "DOMAIN is for IPv6 destinations";
+                return Err(Error::field("action", text));
+            }
+            if route.domain_id.is_empty() {
+                return Err(Error::field("domain_id", "missing: the action is DOMAIN"));
+            }
+            return Ok(WantedAction::Domain(route.domain_id.clone()));
+        }
+        Ok(pb::RouteAction::Local | pb::RouteAction::Tunnel) => {
             return Err(Error::field("action", "output only; it cannot be set"));
         }
         Err(_) => return Err(Error::field("action", "unknown to this version")),
@@ -109,10 +119,14 @@ fn unscoped(prefix: Prefix) -> Prefix {
 
 /// A route as a message.
 pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route {
+    let domain = match entry.route {
+        Route::Domain(id) => control.domain_name(id),
+        _ => None,
+    };
     let (action, tunnel) = match entry.route {
         Route::NextHop(_) => (pb::RouteAction::Forward, None),
         Route::Tunnel(id) => (pb::RouteAction::Tunnel, control.tunnel_name(id)),
-        Route::Domain(id) => (pb::RouteAction::Domain, control.tunnel_name(id)),
+        Route::Domain(_) => (pb::RouteAction::Domain, None),
         Route::Local => (pb::RouteAction::Local, None),
         Route::Blackhole => (pb::RouteAction::Blackhole, None),
         Route::Unreachable => (pb::RouteAction::Unreachable, None),
@@ -148,7 +162,7 @@ pub(crate) fn route_message(entry: &RouteEntry, control: &Control) -> pb::Route 
         tunnel_id: tunnel.unwrap_or_default().to_owned(),
         generation: entry.generation.into(),
         stale: entry.stale,
-        ..pb::Route::default()
+        domain_id: domain.unwrap_or_default().to_owned(),
     }
 }
 

@@ -2,17 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use sixferry_fwd::{Dscp, Ecn, EncapKind, MtuMode, Ttl, TunnelLink, TunnelSpec};
+use sixferry_fwd::{EncapKind, MtuMode, Rebind, TunnelLink, TunnelSpec, UdpEncap};
 use sixferry_proto::dataplane::v1 as pb;
 
 use super::counter::tunnel_counters;
 use super::mask::masked;
-use super::{ip4_from, ip6_from, prefix6_from, prefix6_message, write_mode};
+use super::{
+    Outer, OuterFields, OuterShown, ip4_from, ip6_from, prefix6_from, prefix6_message, write_mode,
+};
 use crate::control::error::Error;
-use crate::control::patch::{Mask, TunnelPatch};
+use crate::control::liveness::LivenessMode;
+use crate::control::patch::{Mask, TunnelPatch, Wanted};
 use crate::control::read::TunnelView;
 use crate::control::spec::{Violation, default_link_local};
 use crate::control::tunnels::TunnelOp;
+use crate::live::Life;
 
 /// One entry of ProgramTunnels.
 pub(crate) fn tunnel_op(update: pb::TunnelUpdate) -> TunnelOp {
@@ -39,9 +43,9 @@ fn tunnel_upsert(upsert: pb::TunnelUpsert) -> Result<TunnelOp, Error> {
     let tunnel = upsert
         .tunnel
         .ok_or_else(|| Error::field("tunnel", "missing"))?;
-    let (spec, unreadable) = tunnel_spec(&tunnel);
+    let (wanted, unreadable) = wanted(&tunnel);
     let patch = Box::new(TunnelPatch {
-        spec,
+        wanted,
         unreadable,
         mask,
     });
@@ -53,16 +57,18 @@ fn tunnel_upsert(upsert: pb::TunnelUpsert) -> Result<TunnelOp, Error> {
 }
 
 /// The tunnel of a message with defaults where nothing is given, and what cannot be read.
-fn tunnel_spec(tunnel: &pb::Tunnel) -> (TunnelSpec, Vec<Violation>) {
+fn wanted(tunnel: &pb::Tunnel) -> (Wanted, Vec<Violation>) {
     let mut bad = Vec::new();
     let mut spec = TunnelSpec::new(Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED);
     match ip4_from(&tunnel.local) {
         Ok(local) => spec.local = local,
         Err(text) => bad.push(Violation::new("local", text)),
     }
-    match ip4_from(&tunnel.remote) {
-        Ok(remote) => spec.remote = remote,
-        Err(text) => bad.push(Violation::new("remote", text)),
+    if !tunnel.remote.is_empty() {
+        match ip4_from(&tunnel.remote) {
+            Ok(remote) => spec.remote = remote,
+            Err(text) => bad.push(Violation::new("remote", text)),
+        }
     }
     for (i, prefix) in tunnel.prefixes.iter().enumerate() {
         match prefix6_from(prefix) {
@@ -70,15 +76,101 @@ fn tunnel_spec(tunnel: &pb::Tunnel) -> (TunnelSpec, Vec<Violation>) {
             Err(text) => bad.push(Violation::new("prefixes", format!("[{i}]: {text}"))),
         }
     }
-    if pb::Encapsulation::try_from(tunnel.encapsulation).is_err() {
-        bad.push(Violation::new("encapsulation", "unknown to this version"));
-    }
-    spec.encap = EncapKind::SixInFour;
+    let is_udp = match pb::Encapsulation::try_from(tunnel.encapsulation) {
+        Ok(pb::Encapsulation::Unspecified | pb::Encapsulation::SixInFour) => false,
+        Ok(pb::Encapsulation::Udp) => true,
+        Err(_) => {
+            bad.push(Violation::new("encapsulation", "unknown to this version"));
+            false
+        }
+    };
     addresses(tunnel, &mut spec, &mut bad);
-    header(tunnel, &mut spec, &mut bad);
+    let outer = Outer::read(&OuterFields::from(tunnel), &mut bad);
+    spec.mtu_mode = outer.mtu_mode.unwrap_or(MtuMode::Static);
+    spec.ttl = outer.ttl;
+    spec.dscp = outer.dscp.unwrap_or_default();
+    spec.dscp_decap_copy = tunnel.dscp_decap_copy;
+    spec.ecn = outer.ecn;
+    spec.path_mtu = match short("path_mtu", tunnel.path_mtu, &mut bad) {
+        0 => None,
+        given => Some(given),
+    };
+    spec.min_path_mtu = match short("min_path_mtu", tunnel.min_path_mtu, &mut bad) {
+        0 => TunnelSpec::MIN_PATH_MTU,
+        given => given,
+    };
+    spec.mss_clamp = tunnel.mss_clamp;
     spec.strict_source = tunnel.strict_source.unwrap_or(true);
     spec.up = tunnel.admin_up.unwrap_or(true);
-    (spec, bad)
+    let wanted = Wanted {
+        spec,
+        is_udp,
+        udp: udp(tunnel, &mut bad),
+        mtu: outer.mtu,
+        liveness: liveness(tunnel, &mut bad),
+        liveness_interval: short(
+            "liveness_interval_seconds",
+            tunnel.liveness_interval_seconds,
+            &mut bad,
+        ),
+    };
+    (wanted, bad)
+}
+
+/// A number of 16 bits.
+fn short(field: &'static str, value: u32, bad: &mut Vec<Violation>) -> u16 {
+    u16::try_from(value).unwrap_or_else(|_| {
+        bad.push(Violation::new(
+            field,
+            format!("{value} is outside 0..65535"),
+        ));
+        0
+    })
+}
+
+fn udp(tunnel: &pb::Tunnel, bad: &mut Vec<Violation>) -> UdpEncap {
+    let rebind = match pb::RebindPolicy::try_from(tunnel.rebind) {
+        Ok(pb::RebindPolicy::Unspecified | pb::RebindPolicy::Control) => Rebind::Control,
+        Ok(pb::RebindPolicy::Deny) => Rebind::Deny,
+        Ok(pb::RebindPolicy::InnerSource) => Rebind::InnerSource,
+        Err(_) => {
+            bad.push(Violation::new("rebind", "unknown to this version"));
+            Rebind::Control
+        }
+    };
+    UdpEncap {
+        local_port: short("local_port", tunnel.local_port, bad),
+        remote_port: short("remote_port", tunnel.remote_port, bad),
+        shared: tunnel.shared_port,
+        rebind,
+    }
+}
+
+fn liveness(tunnel: &pb::Tunnel, bad: &mut Vec<Violation>) -> LivenessMode {
+    match pb::LivenessMode::try_from(tunnel.liveness) {
+        Ok(pb::LivenessMode::Unspecified | pb::LivenessMode::Off) => LivenessMode::Off,
+        Ok(pb::LivenessMode::Passive) => LivenessMode::Passive,
+        Ok(pb::LivenessMode::Nud) => LivenessMode::Nud,
+        Ok(pb::LivenessMode::Echo) => LivenessMode::Echo,
+        Err(_) => {
+            bad.push(Violation::new("liveness", "unknown to this version"));
+            LivenessMode::Off
+        }
+    }
+}
+
+impl<'a> From<&'a pb::Tunnel> for OuterFields<'a> {
+    fn from(tunnel: &'a pb::Tunnel) -> Self {
+        Self {
+            mtu: tunnel.mtu,
+            mtu_mode: tunnel.mtu_mode,
+            ttl: tunnel.ttl.as_ref(),
+            ttl_inherit: tunnel.ttl_inherit,
+            dscp: tunnel.dscp.as_ref(),
+            dscp_copy: tunnel.dscp_copy.then_some(true),
+            ecn: tunnel.ecn,
+        }
+    }
 }
 
 fn addresses(tunnel: &pb::Tunnel, spec: &mut TunnelSpec, bad: &mut Vec<Violation>) {
@@ -111,68 +203,30 @@ fn addresses(tunnel: &pb::Tunnel, spec: &mut TunnelSpec, bad: &mut Vec<Violation
     }
 }
 
-fn header(tunnel: &pb::Tunnel, spec: &mut TunnelSpec, bad: &mut Vec<Violation>) {
-    if tunnel.mtu != 0 {
-        // Beyond u16 is out of range anyway: the check of the whole says so.
-        spec.mtu = u16::try_from(tunnel.mtu).unwrap_or(u16::MAX);
-    }
-    match pb::MtuMode::try_from(tunnel.mtu_mode) {
-        Ok(pb::MtuMode::Unspecified | pb::MtuMode::Static) => spec.mtu_mode = MtuMode::Static,
-        Ok(pb::MtuMode::Managed) => spec.mtu_mode = MtuMode::Managed,
-        Ok(pb::MtuMode::Dynamic) | Err(_) => {
-            bad.push(Violation::new("mtu_mode", "unknown to this version"));
-        }
-    }
-    match (tunnel.ttl, tunnel.ttl_inherit) {
-        (Some(_), true) => bad.push(Violation::new("ttl", "not together with ttl_inherit")),
-        (None, true) => spec.ttl = Ttl::Inherit,
-        (None, false) => {}
-        (Some(ttl), false) => match u8::try_from(ttl) {
-            Ok(ttl) if ttl > 0 => spec.ttl = Ttl::Fixed(ttl),
-            _ => bad.push(Violation::new("ttl", format!("{ttl} is outside 1..255"))),
-        },
-    }
-    match (tunnel.dscp, tunnel.dscp_copy) {
-        (Some(_), true) => bad.push(Violation::new("dscp", "not together with dscp_copy")),
-        (None, true) => spec.dscp = Dscp::Copy,
-        (None, false) => {}
-        (Some(dscp), false) => match u8::try_from(dscp) {
-            Ok(dscp) if dscp <= 63 => spec.dscp = Dscp::Fixed(dscp),
-            _ => bad.push(Violation::new("dscp", format!("{dscp} is outside 0..63"))),
-        },
-    }
-    spec.dscp_decap_copy = tunnel.dscp_decap_copy;
-    match pb::EcnMode::try_from(tunnel.ecn) {
-        Ok(pb::EcnMode::Unspecified | pb::EcnMode::Normal) => spec.ecn = Ecn::Normal,
-        Ok(pb::EcnMode::Compat) => spec.ecn = Ecn::Compat,
-        Err(_) => bad.push(Violation::new("ecn", "unknown to this version")),
-    }
-}
-
-/// A tunnel as a message.
-pub(crate) fn tunnel_message(view: &TunnelView) -> pb::Tunnel {
+/// A tunnel as a message; `life` is what is known of its peer, if it is watched.
+pub(crate) fn tunnel_message(view: &TunnelView, life: Option<Life>) -> pb::Tunnel {
     let spec = &view.spec;
-    let (ttl, ttl_inherit) = match spec.ttl {
-        Ttl::Fixed(ttl) => (Some(ttl.into()), false),
-        Ttl::Inherit => (None, true),
+    let outer = OuterShown::of(spec.mtu_mode, spec.ttl, spec.dscp, spec.ecn);
+    let udp = match spec.encap {
+        EncapKind::SixInFour => None,
+        EncapKind::Udp(udp) => Some(udp),
     };
-    let (dscp, dscp_copy) = match spec.dscp {
-        Dscp::Fixed(dscp) => (Some(dscp.into()), false),
-        Dscp::Copy => (None, true),
+    let encapsulation = match udp {
+        None => pb::Encapsulation::SixInFour,
+        Some(_) => pb::Encapsulation::Udp,
     };
-    let mtu_mode = match spec.mtu_mode {
-        MtuMode::Static => pb::MtuMode::Static,
-        MtuMode::Managed => pb::MtuMode::Managed,
-        MtuMode::Dynamic => pb::MtuMode::Dynamic,
+    let rebind = udp.map_or(pb::RebindPolicy::Unspecified, |udp| match udp.rebind {
+        Rebind::Deny => pb::RebindPolicy::Deny,
+        Rebind::Control => pb::RebindPolicy::Control,
+        Rebind::InnerSource => pb::RebindPolicy::InnerSource,
+    });
+    let liveness = match view.liveness.mode() {
+        LivenessMode::Off => pb::LivenessMode::Off,
+        LivenessMode::Passive => pb::LivenessMode::Passive,
+        LivenessMode::Nud => pb::LivenessMode::Nud,
+        LivenessMode::Echo => pb::LivenessMode::Echo,
     };
-    let ecn = match spec.ecn {
-        Ecn::Normal => pb::EcnMode::Normal,
-        Ecn::Compat => pb::EcnMode::Compat,
-    };
-    let encapsulation = match spec.encap {
-        EncapKind::SixInFour => pb::Encapsulation::SixInFour,
-        EncapKind::Udp(_) => pb::Encapsulation::Udp,
-    };
+    let dynamic = spec.mtu_mode == MtuMode::Dynamic;
     let link_local = spec
         .link_local
         .unwrap_or_else(|| default_link_local(spec.local));
@@ -190,20 +244,80 @@ pub(crate) fn tunnel_message(view: &TunnelView) -> pb::Tunnel {
             .map_or_else(Vec::new, |l| l.address.octets().to_vec()),
         link_local_address: link_local.octets().to_vec(),
         mtu: spec.mtu.into(),
-        mtu_mode: mtu_mode.into(),
-        ttl,
-        ttl_inherit,
-        dscp,
-        dscp_copy,
+        mtu_mode: outer.mtu_mode.into(),
+        ttl: outer.ttl,
+        ttl_inherit: outer.ttl_inherit,
+        dscp: outer.dscp,
+        dscp_copy: outer.dscp_copy,
         dscp_decap_copy: spec.dscp_decap_copy,
-        ecn: ecn.into(),
+        ecn: outer.ecn.into(),
         strict_source: Some(spec.strict_source),
         admin_up: Some(spec.up),
+        local_port: udp.map_or(0, |udp| udp.local_port.into()),
+        remote_port: udp.map_or(0, |udp| udp.remote_port.into()),
+        shared_port: udp.is_some_and(|udp| udp.shared),
+        rebind: rebind.into(),
+        path_mtu: spec.path_mtu.unwrap_or(0).into(),
+        min_path_mtu: if dynamic { spec.min_path_mtu.into() } else { 0 },
+        mss_clamp: spec.mss_clamp,
+        liveness: liveness.into(),
+        liveness_interval_seconds: view.liveness.interval_seconds().into(),
         counters: view.totals.as_ref().map(tunnel_counters),
         generation: view.generation.into(),
         stale: view.stale,
         revision: view.revision,
-        ..pb::Tunnel::default()
+        endpoint: view.endpoint.map(endpoint_message),
+        learnt_path_mtu: view.path_mtu.unwrap_or(0).into(),
+        current_mtu: current_mtu(spec, view.path_mtu).into(),
+        state: state(view, life).into(),
+        last_seen: life
+            .and_then(|life| life.last_seen)
+            .and_then(|ago| prost_types::Duration::try_from(ago).ok()),
+        outer_errors: view.outer_errors.unwrap_or(0),
+    }
+}
+
+/// Largest inner packet sent into a tunnel whose path MTU is this (RFC 4213 section 3.2.2).
+pub(crate) fn current_mtu(spec: &TunnelSpec, path_mtu: Option<u16>) -> u16 {
+    let overhead = match spec.encap {
+        EncapKind::SixInFour => 20,
+        EncapKind::Udp(_) => 28,
+    };
+    match path_mtu.filter(|_| spec.mtu_mode == MtuMode::Dynamic) {
+        Some(path) => spec.mtu.min(path.saturating_sub(overhead).max(1280)),
+        None => spec.mtu,
+    }
+}
+
+fn state(view: &TunnelView, life: Option<Life>) -> pb::TunnelState {
+    if !view.spec.up {
+        return pb::TunnelState::Down;
+    }
+    if view.endpoint.is_none() {
+        return pb::TunnelState::Unknown;
+    }
+    match (view.liveness.mode(), life) {
+        (LivenessMode::Off, _) => pb::TunnelState::Up,
+        (_, None) => pb::TunnelState::Unknown,
+        (_, Some(life)) => life_state(life.state),
+    }
+}
+
+/// What a watch says of a peer.
+pub(crate) fn life_state(state: crate::live::LifeState) -> pb::TunnelState {
+    use crate::live::LifeState;
+    match state {
+        LifeState::Unknown => pb::TunnelState::Unknown,
+        LifeState::Up => pb::TunnelState::Up,
+        LifeState::Unreachable => pb::TunnelState::Unreachable,
+    }
+}
+
+/// An address and port as a message.
+pub(crate) fn endpoint_message((address, port): (Ipv4Addr, u16)) -> pb::Endpoint {
+    pb::Endpoint {
+        address: address.octets().to_vec(),
+        port: port.into(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Prometheus metrics: read from the live counters at scrape time, so they cost nothing between.
 //!
-//! Labels are bounded: workers, ports, queues, reasons, owners (at most 256). Never tunnels; the
-//! API ranks those.
+//! Labels are bounded: workers, ports, queues, reasons, owners (at most 256), domains (at most 64).
+//! Never tunnels; the API ranks those.
 
 mod http;
+mod learnt;
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use sixferry_engine::PuntTotals;
-use sixferry_fwd::{CounterSnapshot, DropReason, PacketsBytes, PuntReason};
+use sixferry_fwd::{CounterSnapshot, DropReason, PacketsBytes, PuntReason, TunnelTotals};
 
+use crate::control::domains::MAX_DOMAINS;
 use crate::control::shared::Shared;
+use crate::live::Live;
 use crate::memory;
 use crate::netlink::{Mirror, MirrorStats};
 use crate::runtime::Runtime;
@@ -30,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) shared: Arc<Shared>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) mirror: Option<Arc<Mirror>>,
+    pub(crate) live: Arc<dyn Live>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -114,6 +118,8 @@ impl Collector for Metrics {
         self.slow_path(&mut out)?;
         self.ports(&mut out)?;
         self.tables(&mut out)?;
+        self.domains(&mut out)?;
+        learnt::encode(&mut out, &*self.live)?;
         match &self.mirror {
             Some(mirror) => netlink(&mut out, mirror.stats()),
             None => Ok(()),
@@ -330,11 +336,15 @@ impl Metrics {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let tunnels = owners
             .iter()
-            .map(|(name, count, _)| (one("owner", name), gauge(*count)));
+            .map(|(name, has)| (one("owner", name), gauge(has.tunnels)));
         out.gauges("tunnels", "Tunnels, by owner", tunnels)?;
+        let domains = owners
+            .iter()
+            .map(|(name, has)| (one("owner", name), gauge(has.domains)));
+        out.gauges("domains", "6to4 and 6rd domains, by owner", domains)?;
         let routes = owners
             .iter()
-            .map(|(name, _, count)| (one("owner", name), gauge(*count)));
+            .map(|(name, has)| (one("owner", name), gauge(has.routes)));
         out.gauges(
             "api_routes",
             "Routes written over the API, by owner",
@@ -355,6 +365,44 @@ impl Metrics {
             "resident_memory_bytes",
             "Resident memory of the process",
             resident,
+        )
+    }
+}
+
+impl Metrics {
+    fn domains(&self, out: &mut Families<'_>) -> Result<(), Error> {
+        let (views, _) = self
+            .shared
+            .with(|control| control.list_domains(None, None, MAX_DOMAINS));
+        let totals: Vec<_> = views
+            .into_iter()
+            .filter_map(|view| Some((view.id, view.totals?)))
+            .collect();
+        type Pick = fn(&TunnelTotals) -> u64;
+        const KINDS: [(&str, &str, Pick); 4] = [
+            ("domain_received_packets", "Packets out of a domain", |t| {
+                t.in_packets
+            }),
+            ("domain_received_bytes", "Their bytes", |t| t.in_bytes),
+            ("domain_sent_packets", "Packets into a domain", |t| {
+                t.out_packets
+            }),
+            ("domain_sent_bytes", "Their bytes", |t| t.out_bytes),
+        ];
+        for (name, text, pick) in KINDS {
+            let values = totals.iter().map(|(id, t)| (one("domain", id), pick(t)));
+            out.counters(name, text, values)?;
+        }
+        let drops = totals.iter().flat_map(|(id, totals)| {
+            totals.drops.iter().map(move |(reason, packets)| {
+                let labels = vec![("domain", id.clone()), ("reason", reason.label())];
+                (labels, *packets)
+            })
+        });
+        out.counters(
+            "domain_drop_packets",
+            "Drops charged to a domain, by reason",
+            drops,
         )
     }
 }

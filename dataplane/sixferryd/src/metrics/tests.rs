@@ -18,6 +18,7 @@ fn metrics() -> Metrics {
         shared: Arc::new(Shared::new(control, instance)),
         runtime: Arc::new(Runtime::default()),
         mirror: None,
+        live: Arc::new(crate::live::Idle::default()),
     }
 }
 

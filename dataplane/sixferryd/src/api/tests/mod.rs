@@ -110,6 +110,7 @@ impl Daemon {
             Arc::clone(&shared),
             Arc::new(Runtime::default()),
             Arc::new(manager),
+            Arc::new(crate::live::Idle::default()),
         );
         let socket = dir.path().join("dataplane.sock");
         let listener = serve::bind_unix(&socket).await.expect("binds");

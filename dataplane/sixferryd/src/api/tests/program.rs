@@ -86,7 +86,7 @@ async fn failures_are_precise_and_leave_the_others_alone() {
             with(14, &|t| t.id = "no spaces".into()),
             InvalidArgument,
             "INVALID_FIELD",
-            "updates[4].upsert.tunnel.id: \"no spaces\" is no tunnel id: 1 to 63 of A-Z a-z 0-9 \
+            "updates[4].upsert.tunnel.id: \"no spaces\" is no id: 1 to 63 of A-Z a-z 0-9 \
              . _ -",
         ),
         (

@@ -1,6 +1,8 @@
 //! The one place where an [`Error`] becomes a gRPC status: canonical code, one line for people,
 //! and `google.rpc` details for programs.
 
+mod objects;
+
 use sixferry_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb as rpc};
@@ -29,10 +31,6 @@ struct Parts {
     metadata: Vec<(&'static str, String)>,
     detail: Detail,
 }
-
-const TUNNEL: &str = "sixferry.dataplane.v1.Tunnel";
-const ROUTE: &str = "sixferry.dataplane.v1.Route";
-const PORT: &str = "sixferry.dataplane.v1.Port";
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -87,10 +85,9 @@ fn parts(error: Error) -> Parts {
             "page_token",
             "not a token of this listing; start again without one",
         ),
-        Error::TooManyEntries(given) => {
-            let most = sixferry_proto::MAX_UPDATES;
+        Error::TooManyEntries { field, given, most } => {
             let text = format!("{given} entries; at most {most} in one message");
-            field_reason("TOO_MANY_ENTRIES", "updates", &text)
+            field_reason("TOO_MANY_ENTRIES", field, &text)
         }
         Error::BadSeq { given, last } => {
             let text = format!("{given} does not follow {last}: seq must increase");
@@ -101,6 +98,13 @@ fn parts(error: Error) -> Parts {
             reason: "DEADLINE_REQUIRED",
             message: "a call over TCP needs a deadline (grpc-timeout)".to_owned(),
             metadata: Vec::new(),
+            detail: Detail::None,
+        },
+        Error::TooManyWatchers(most) => Parts {
+            code: Code::ResourceExhausted,
+            reason: "TOO_MANY_WATCHERS",
+            message: format!("{most} watch already, the most there can be"),
+            metadata: vec![("limit", most.to_string())],
             detail: Detail::None,
         },
         Error::Busy(what) => Parts {
@@ -116,7 +120,7 @@ fn parts(error: Error) -> Parts {
         | Error::SessionUnknown
         | Error::SessionFenced { .. }
         | Error::NoSync { .. }) => session_parts(session),
-        other => object_parts(other),
+        other => objects::parts(other),
     }
 }
 
@@ -210,188 +214,5 @@ fn session_parts(error: Error) -> Parts {
             "SESSION_UNKNOWN",
             "no such session (the dataplane may have restarted); OpenSession again".to_owned(),
         ),
-    }
-}
-
-fn object_parts(error: Error) -> Parts {
-    let object = |code, reason, message, kind, name, owner: String| Parts {
-        code,
-        reason,
-        message,
-        metadata: Vec::new(),
-        detail: Detail::Resource { kind, name, owner },
-    };
-    match error {
-        Error::TunnelNotFound(id) => {
-            let message = format!("no tunnel {id:?}");
-            object(
-                Code::NotFound,
-                "TUNNEL_NOT_FOUND",
-                message,
-                TUNNEL,
-                id,
-                String::new(),
-            )
-        }
-        Error::NoTunnel(what) => {
-            let message = format!("no tunnel for {what}");
-            object(
-                Code::NotFound,
-                "NO_TUNNEL",
-                message,
-                TUNNEL,
-                what,
-                String::new(),
-            )
-        }
-        Error::TunnelExists { id, owner } => {
-            let message = format!("tunnel {id:?} exists already");
-            let code = Code::AlreadyExists;
-            object(
-                code,
-                "TUNNEL_EXISTS",
-                message,
-                TUNNEL,
-                id,
-                owner.to_string(),
-            )
-        }
-        Error::TunnelOwned { id, owner } => {
-            let message = format!("tunnel {id:?} belongs to owner {owner:?}");
-            let code = Code::AlreadyExists;
-            object(
-                code,
-                "OWNED_BY_OTHER",
-                message,
-                TUNNEL,
-                id,
-                owner.to_string(),
-            )
-        }
-        Error::OuterInUse {
-            local,
-            remote,
-            id,
-            owner,
-        } => {
-            let message = format!(
-                "local {local} and remote {remote} are those of tunnel {id:?} of owner {owner:?}"
-            );
-            object(
-                Code::AlreadyExists,
-                "OUTER_IN_USE",
-                message,
-                TUNNEL,
-                id,
-                owner.to_string(),
-            )
-        }
-        Error::PrefixInUse { prefix, id, owner } => {
-            let message = format!("prefix {prefix} is tunnel {id:?}'s of owner {owner:?}");
-            let code = Code::AlreadyExists;
-            let parts = object(
-                code,
-                "PREFIX_IN_USE",
-                message,
-                TUNNEL,
-                id,
-                owner.to_string(),
-            );
-            Parts {
-                metadata: vec![("prefix", prefix.to_string())],
-                ..parts
-            }
-        }
-        Error::RouteNotFound(prefix) => {
-            let message = format!("no API route {prefix}");
-            object(
-                Code::NotFound,
-                "ROUTE_NOT_FOUND",
-                message,
-                ROUTE,
-                prefix,
-                String::new(),
-            )
-        }
-        Error::RouteExists { prefix, owner } => {
-            let message = format!("route {prefix} exists already");
-            let code = Code::AlreadyExists;
-            object(
-                code,
-                "ROUTE_EXISTS",
-                message,
-                ROUTE,
-                prefix,
-                owner.to_string(),
-            )
-        }
-        Error::RouteOwned { prefix, owner } => {
-            let message = format!("route {prefix} belongs to owner {owner:?}");
-            let code = Code::AlreadyExists;
-            object(
-                code,
-                "OWNED_BY_OTHER",
-                message,
-                ROUTE,
-                prefix,
-                owner.to_string(),
-            )
-        }
-        Error::NoRoute(address) => {
-            let message = format!("no route to {address}");
-            object(
-                Code::NotFound,
-                "NO_ROUTE",
-                message,
-                ROUTE,
-                address.to_string(),
-                String::new(),
-            )
-        }
-        Error::PortNotFound(name) => {
-            let message = format!("no port {name:?}");
-            object(
-                Code::NotFound,
-                "PORT_NOT_FOUND",
-                message,
-                PORT,
-                name,
-                String::new(),
-            )
-        }
-        Error::NoSuchPort(name) => Parts {
-            code: Code::FailedPrecondition,
-            reason: "NO_SUCH_PORT",
-            message: format!("{name:?} is no port of this dataplane; ListPorts names them"),
-            metadata: Vec::new(),
-            detail: Detail::Precondition {
-                kind: "PORT",
-                subject: name,
-            },
-        },
-        Error::Immutable { field } => Parts {
-            code: Code::FailedPrecondition,
-            reason: "IMMUTABLE_FIELD",
-            message: format!("{field} cannot change; delete the tunnel and create it anew"),
-            metadata: Vec::new(),
-            detail: Detail::Precondition {
-                kind: "IMMUTABLE",
-                subject: field.to_owned(),
-            },
-        },
-        Error::TableFull { what, limit } => Parts {
-            code: Code::ResourceExhausted,
-            reason: "TABLE_FULL",
-            message: format!("there are {limit} {what} already, the most there can be"),
-            metadata: vec![("limit", limit.to_string())],
-            detail: Detail::None,
-        },
-        other => Parts {
-            code: Code::Internal,
-            reason: "INTERNAL",
-            message: format!("{other:?}"),
-            metadata: Vec::new(),
-            detail: Detail::None,
-        },
     }
 }
