@@ -107,12 +107,23 @@ pub(crate) enum Command {
     /// Add, change, list, watch and load tunnels.
     #[command(subcommand)]
     Tunnel(crate::tunnel::TunnelCommand),
+    /// Add, change and list embedded domains: 6to4 and 6rd.
+    #[command(subcommand)]
+    Domain(crate::domain::DomainCommand),
     /// Add, list and look up routes.
     #[command(subcommand)]
     Route(crate::route::RouteCommand),
     /// Show the interfaces the dataplane is bound to.
     #[command(subcommand)]
     Port(crate::port::PortCommand),
+    /// List the neighbours on the ports' links.
+    #[command(subcommand, visible_alias = "neighbour")]
+    Neighbor(crate::neighbor::NeighborCommand),
+    /// Show and change the relay's own rules, and try what they do to a packet.
+    #[command(subcommand)]
+    Policy(crate::policy::PolicyCommand),
+    /// Print what the dataplane learns and notices, as it happens.
+    Events(crate::events::EventsArgs),
     /// Show what was dropped, and why.
     Drops(crate::drops::DropsArgs),
     /// Show the busiest tunnels.

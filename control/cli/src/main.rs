@@ -9,13 +9,18 @@ mod args;
 mod completion;
 mod config;
 mod connect;
+mod describe;
 mod doctor;
+mod domain;
 mod drops;
 mod error;
+mod events;
 mod json;
 mod lab;
+mod neighbor;
 mod output;
 mod parse;
+mod policy;
 mod port;
 mod route;
 mod status;
@@ -51,8 +56,12 @@ async fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let done = match cli.command {
         Command::Status => status::run(global).await,
         Command::Tunnel(command) => tunnel::run(global, command).await,
+        Command::Domain(command) => domain::run(global, command).await,
         Command::Route(command) => route::run(global, command).await,
         Command::Port(command) => port::run(global, command).await,
+        Command::Neighbor(command) => neighbor::run(global, command).await,
+        Command::Policy(command) => policy::run(global, command).await,
+        Command::Events(args) => events::run(global, args).await,
         Command::Drops(args) => drops::run(global, args).await,
         Command::Top(args) => top::run(global, args).await,
         Command::CheckConfig(args) => return config::check(global, args).await,

@@ -1,8 +1,9 @@
 //! Values of arguments, shared by commands and by files to load.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sixferry_client::{Dscp, Ttl};
 
 /// `5`, `5s`, `500ms`, `2m`.
@@ -51,7 +52,48 @@ pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// The id of a tunnel.
+/// An IPv4 prefix without host bits; a bare address is one host.
+pub(crate) fn prefix4(text: &str) -> Result<Ipv4Net, String> {
+    match prefix(text) {
+        Ok(IpNet::V4(net)) => Ok(net),
+        Err(problem) if problem.starts_with("host bits") => Err(problem),
+        _ => Err("an IPv4 prefix, e.g. 192.0.2.0/24".to_owned()),
+    }
+}
+
+/// A whole number of seconds between two limits, with a unit.
+pub(crate) fn seconds(text: &str, least: u16, most: u16) -> Result<u16, String> {
+    let value = duration(text)?;
+    let limits = format!("whole seconds, {least}s to {most}s");
+    match u16::try_from(value.as_secs()) {
+        Ok(seconds) if value.subsec_nanos() == 0 && (least..=most).contains(&seconds) => {
+            Ok(seconds)
+        }
+        _ => Err(limits),
+    }
+}
+
+/// An address of a lookup: inside a tunnel, or outside with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LookupAddress {
+    Inner(Ipv6Addr),
+    Outer(Ipv4Addr),
+    Port(SocketAddrV4),
+}
+
+pub(crate) fn lookup_key(text: &str) -> Result<LookupAddress, String> {
+    match text.parse() {
+        Ok(IpAddr::V6(inner)) => return Ok(LookupAddress::Inner(inner)),
+        Ok(IpAddr::V4(outer)) => return Ok(LookupAddress::Outer(outer)),
+        Err(_) => {}
+    }
+    match text.parse::<SocketAddrV4>() {
+        Ok(address) if address.port() != 0 => Ok(LookupAddress::Port(address)),
+        _ => Err("an IPv6 address, an IPv4 address, or an IPv4 address and :PORT".to_owned()),
+    }
+}
+
+/// The id of a tunnel or a domain.
 pub(crate) fn tunnel_id(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len())
         && text
@@ -111,6 +153,38 @@ mod tests {
         assert_eq!(prefix("192.0.2.1").unwrap().to_string(), "192.0.2.1/32");
         assert_eq!(prefix("::/0").unwrap().to_string(), "::/0");
         assert!(prefix("192.0.2.1/24").is_err());
+    }
+
+    #[test]
+    fn addresses_of_a_lookup() {
+        use LookupAddress::{Inner, Outer, Port};
+        let v4 = Ipv4Addr::new(192, 0, 2, 1);
+        assert_eq!(lookup_key("192.0.2.1"), Ok(Outer(v4)));
+        assert_eq!(
+            lookup_key("192.0.2.1:4028"),
+            Ok(Port(SocketAddrV4::new(v4, 4028)))
+        );
+        assert_eq!(
+            lookup_key("2001:db8::1"),
+            Ok(Inner("2001:db8::1".parse().unwrap()))
+        );
+        for wrong in ["", "192.0.2.1:0", "192.0.2.1:65536", "[2001:db8::1]:5", "x"] {
+            assert!(lookup_key(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn whole_seconds_and_ipv4_prefixes() {
+        assert_eq!(seconds("1m", 5, 3600), Ok(60));
+        for wrong in ["4", "1.5s", "2h", "x"] {
+            assert!(seconds(wrong, 5, 3600).is_err(), "{wrong}");
+        }
+        assert_eq!(prefix4("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(
+            prefix4("10.0.0.1/8"),
+            Err("host bits are set; the prefix is 10.0.0.0/8".to_owned())
+        );
+        assert!(prefix4("2001:db8::/32").is_err());
     }
 
     #[test]

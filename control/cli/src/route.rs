@@ -11,7 +11,7 @@ use sixferry_client::{
 use crate::args::{Global, Writer};
 use crate::error::CliError;
 use crate::json::route as shape;
-use crate::json::tunnel::Written;
+use crate::json::written;
 use crate::output::{Column, Facts, Table};
 use crate::{output, parse};
 
@@ -31,7 +31,7 @@ pub(crate) enum RouteCommand {
 
 #[derive(Args, Debug)]
 #[group(id = "action", required = true, multiple = false,
-    args = ["port", "blackhole", "unreachable", "prohibit"])]
+    args = ["port", "domain", "blackhole", "unreachable", "prohibit"])]
 pub(crate) struct AddArgs {
     /// Destination.
     #[arg(value_parser = parse::prefix)]
@@ -46,6 +46,10 @@ pub(crate) struct AddArgs {
     #[arg(long, value_name = "ID", requires = "port",
         value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
+    /// Into this domain, to its way out: the border relay of a 6rd customer edge, the relay of a
+    /// 6to4 site.
+    #[arg(long, value_name = "NAME", value_parser = parse::tunnel_id)]
+    domain: Option<String>,
     /// Drop silently.
     #[arg(long)]
     blackhole: bool,
@@ -64,15 +68,16 @@ pub(crate) struct AddArgs {
 
 impl AddArgs {
     fn update(&self) -> RouteUpdate {
-        let action = match &self.port {
-            Some(port) => RouteAction::Forward(NextHop {
+        let action = match (&self.port, &self.domain) {
+            (Some(port), _) => RouteAction::Forward(NextHop {
                 port: port.clone(),
                 vlan_id: self.vlan,
                 gateway: self.via,
             }),
-            None if self.blackhole => RouteAction::Blackhole,
-            None if self.prohibit => RouteAction::Prohibit,
-            None => RouteAction::Unreachable,
+            (None, Some(domain)) => RouteAction::Domain(domain.clone()),
+            (None, None) if self.blackhole => RouteAction::Blackhole,
+            (None, None) if self.prohibit => RouteAction::Prohibit,
+            (None, None) => RouteAction::Unreachable,
         };
         RouteUpdate::Upsert {
             route: Route {
@@ -154,13 +159,7 @@ async fn write(
     let mut session = global.session(writer).await?;
     let options = ProgramOptions::default();
     let report = session.program_routes(updates, &options, |_| {}).await?;
-    if global.json {
-        output::json(&Written::from(&report))?;
-    } else if let Some(done) = crate::tunnel::done(&report) {
-        output::line(&done)?;
-    }
-    report.all_applied()?;
-    Ok(())
+    written::finish(global, report)
 }
 
 async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
@@ -235,8 +234,10 @@ fn add_row(table: &mut Table, route: &shape::Route) {
     table.row([
         route.destination.to_string(),
         route.action.to_owned(),
-        hop.and_then(|h| h.gateway)
-            .map_or_else(dash, |g| g.to_string()),
+        match (&route.domain_id, hop.and_then(|h| h.gateway)) {
+            (Some(domain), _) => domain.clone(),
+            (None, gateway) => gateway.map_or_else(dash, |g| g.to_string()),
+        },
         hop.map_or_else(dash, port_name),
         hop.map_or_else(dash, |h| h.state.to_owned()),
         route.origin.to_owned(),
@@ -266,6 +267,9 @@ fn details(route: &shape::Route) -> String {
     }
     if let Some(id) = &route.tunnel_id {
         facts.add("Tunnel", id);
+    }
+    if let Some(id) = &route.domain_id {
+        facts.add("Domain", id);
     }
     if let Some(hop) = &route.next_hop {
         facts.add("Port", port_name(hop));
@@ -320,11 +324,14 @@ mod tests {
         assert_eq!(route.action, RouteAction::Blackhole);
         let route = parse_add("::/0 --prohibit").unwrap();
         assert_eq!(route.action, RouteAction::Prohibit);
+        let route = parse_add("::/0 --domain 6rd-ce").unwrap();
+        assert_eq!(route.action, RouteAction::Domain("6rd-ce".to_owned()));
         for (line, expected) in [
             ("::/0", "required"),
             ("::/0 --via fe80::1", "--port"),
             ("::/0 --blackhole --prohibit", "cannot be used with"),
             ("::/0 --port eth0 --blackhole", "cannot be used with"),
+            ("::/0 --port eth0 --domain d", "cannot be used with"),
             ("::/0 --port eth0 --vlan 4095", "4095 is not in 1..=4094"),
         ] {
             let error = parse_add(line).unwrap_err();

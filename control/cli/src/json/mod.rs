@@ -5,10 +5,13 @@
 //! again.
 
 pub(crate) mod counters;
+pub(crate) mod domain;
+pub(crate) mod outer;
 pub(crate) mod port;
 pub(crate) mod route;
 pub(crate) mod system;
 pub(crate) mod tunnel;
+pub(crate) mod written;
 
 use serde::{Deserialize, Serialize};
 use sixferry_client::api;
@@ -45,6 +48,11 @@ impl From<api::DropCount> for DropCount {
             count: proto.count.into(),
         }
     }
+}
+
+/// The default of what is on unless somebody switches it off.
+pub(crate) fn yes() -> bool {
+    true
 }
 
 /// Seconds since 1970, as RFC 3339 text in UTC; `None` before that.

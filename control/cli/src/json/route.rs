@@ -19,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) next_hop: Option<NextHop>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tunnel_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) domain_id: Option<String>,
     pub(crate) generation: u64,
     pub(crate) stale: bool,
 }
@@ -47,8 +49,9 @@ impl From<client::RouteEntry> for Route {
             RouteAction::Prohibit => "prohibit",
             RouteAction::Local => "local",
             RouteAction::Tunnel(_) => "tunnel",
+            RouteAction::Domain(_) => "domain",
         };
-        let (next_hop, tunnel_id) = match entry.route.action {
+        let (next_hop, tunnel_id, domain_id) = match entry.route.action {
             RouteAction::Forward(hop) => {
                 let hop = NextHop {
                     port: hop.port,
@@ -58,10 +61,11 @@ impl From<client::RouteEntry> for Route {
                     state: state_name(entry.next_hop_state),
                     mtu: entry.mtu,
                 };
-                (Some(hop), None)
+                (Some(hop), None, None)
             }
-            RouteAction::Tunnel(id) => (None, Some(id)),
-            _ => (None, None),
+            RouteAction::Tunnel(id) => (None, Some(id), None),
+            RouteAction::Domain(id) => (None, None, Some(id)),
+            _ => (None, None, None),
         };
         Self {
             destination: entry.route.destination,
@@ -70,6 +74,7 @@ impl From<client::RouteEntry> for Route {
             action,
             next_hop,
             tunnel_id,
+            domain_id,
             generation: entry.generation,
             stale: entry.stale,
         }

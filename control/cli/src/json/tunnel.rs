@@ -6,7 +6,8 @@ use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use sixferry_client::{self as client, api};
 
-use super::PacketsBytes;
+use super::outer::{self, Ecn, MtuMode, words};
+use super::{PacketsBytes, yes};
 use crate::parse;
 
 /// A tunnel. Fields that only the dataplane fills are ignored when it is loaded.
@@ -19,7 +20,18 @@ pub(crate) struct Tunnel {
     #[serde(default)]
     pub(crate) encapsulation: Encapsulation,
     pub(crate) local: Ipv4Addr,
-    pub(crate) remote: Ipv4Addr,
+    /// Absent only for a UDP tunnel whose user is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) remote: Option<Ipv4Addr>,
+    /// This one and the next three are there with UDP only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) local_port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) remote_port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_port: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rebind: Option<Rebind>,
     #[serde(default)]
     pub(crate) prefixes: Vec<Ipv6Net>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,10 +40,17 @@ pub(crate) struct Tunnel {
     pub(crate) link_address: Option<Ipv6Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link_local_address: Option<Ipv6Addr>,
-    #[serde(default = "default_mtu")]
-    pub(crate) mtu: u16,
+    /// Absent: 1280, or as large as the path of a dynamic tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu: Option<u16>,
     #[serde(default)]
     pub(crate) mtu_mode: MtuMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path_mtu: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) min_path_mtu: Option<u16>,
+    #[serde(default)]
+    pub(crate) mss_clamp: bool,
     /// Absent together with `ttl_inherit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ttl: Option<u8>,
@@ -50,6 +69,25 @@ pub(crate) struct Tunnel {
     pub(crate) strict_source: bool,
     #[serde(default = "yes")]
     pub(crate) admin_up: bool,
+    #[serde(default)]
+    pub(crate) liveness: Liveness,
+    /// Absent while `liveness` is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) liveness_interval_seconds: Option<u16>,
+    /// From here on what the dataplane says; ignored when it is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<String>,
+    /// Where the user is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) endpoint: Option<Endpoint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) learnt_path_mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current_mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_seen_seconds: Option<f64>,
+    #[serde(default)]
+    pub(crate) outer_errors: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) counters: Option<TunnelCounters>,
     #[serde(default)]
@@ -60,31 +98,85 @@ pub(crate) struct Tunnel {
     pub(crate) revision: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
 pub(crate) enum Encapsulation {
+    /// IPv4 protocol 41 (RFC 4213).
     #[default]
     #[serde(rename = "sixInFour")]
+    #[value(name = "6in4")]
     SixInFour,
+    /// UDP: passes NAT.
+    #[serde(rename = "udp")]
+    Udp,
 }
 
+/// What a UDP tunnel does when its user appears elsewhere.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum MtuMode {
-    /// DF clear (RFC 4213 section 3.2.1).
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Rebind {
+    /// Drop.
+    Deny,
+    /// Drop, and tell of it as an event: the controller decides.
     #[default]
-    Static,
-    /// DF set: for networks whose MTU is known.
-    Managed,
+    Control,
+    /// Follow, if the inner source is one of the tunnel's.
+    InnerSource,
 }
 
+words! { Rebind = client::Rebind { Deny, Control, InnerSource } }
+
+/// How the user's life is watched.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Ecn {
-    /// The outer header carries the inner field.
+pub(crate) enum Liveness {
+    /// Not at all.
     #[default]
-    Normal,
-    /// The outer header is Not-ECT.
-    Compat,
+    Off,
+    /// By any valid packet of his.
+    Passive,
+    /// By neighbour solicitations to his link-local address.
+    Nud,
+    /// By echo requests to his address on the numbered link.
+    Echo,
+}
+
+words! { Liveness = client::LivenessMode { Off, Passive, Nud, Echo } }
+
+/// An IPv4 address and, with UDP, a port.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Endpoint {
+    pub(crate) address: Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+}
+
+impl From<client::Endpoint> for Endpoint {
+    fn from(endpoint: client::Endpoint) -> Self {
+        Self {
+            address: endpoint.address,
+            port: endpoint.port,
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}:{port}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// `None`: the dataplane does not tell.
+pub(crate) fn state_name(state: client::TunnelState) -> Option<&'static str> {
+    match state {
+        client::TunnelState::Unspecified => None,
+        client::TunnelState::Up => Some("up"),
+        client::TunnelState::Down => Some("down"),
+        client::TunnelState::Unreachable => Some("unreachable"),
+        client::TunnelState::Unknown => Some("unknown"),
+    }
 }
 
 /// Traffic of one tunnel.
@@ -120,69 +212,55 @@ impl From<api::TunnelCounters> for TunnelCounters {
     }
 }
 
-fn default_mtu() -> u16 {
-    1280
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl From<MtuMode> for client::MtuMode {
-    fn from(mode: MtuMode) -> Self {
-        match mode {
-            MtuMode::Static => Self::Static,
-            MtuMode::Managed => Self::Managed,
-        }
-    }
-}
-
-impl From<Ecn> for client::Ecn {
-    fn from(mode: Ecn) -> Self {
-        match mode {
-            Ecn::Normal => Self::Normal,
-            Ecn::Compat => Self::Compat,
-        }
-    }
-}
-
 impl From<client::TunnelEntry> for Tunnel {
     fn from(entry: client::TunnelEntry) -> Self {
         let tunnel = entry.tunnel;
-        let (ttl, ttl_inherit) = match tunnel.ttl {
-            client::Ttl::Fixed(ttl) => (Some(ttl), false),
-            client::Ttl::Inherit => (None, true),
+        let (ttl, ttl_inherit) = outer::ttl(tunnel.ttl);
+        let (dscp, dscp_copy) = outer::dscp(tunnel.dscp);
+        let udp = match tunnel.encap {
+            client::Encap::SixInFour => None,
+            client::Encap::Udp(udp) => Some(udp),
         };
-        let (dscp, dscp_copy) = match tunnel.dscp {
-            client::Dscp::Fixed(dscp) => (Some(dscp), false),
-            client::Dscp::Copy => (None, true),
-        };
+        let dynamic = tunnel.mtu_mode == client::MtuMode::Dynamic;
+        let watched = tunnel.liveness.mode != client::LivenessMode::Off;
         Self {
             id: tunnel.id,
             owner: entry.owner,
-            encapsulation: Encapsulation::SixInFour,
+            encapsulation: match udp {
+                None => Encapsulation::SixInFour,
+                Some(_) => Encapsulation::Udp,
+            },
             local: tunnel.local,
-            remote: tunnel.remote,
+            remote: (!tunnel.remote.is_unspecified()).then_some(tunnel.remote),
+            local_port: udp.map(|u| u.local_port),
+            remote_port: udp.and_then(|u| u.remote_port),
+            shared_port: udp.map(|u| u.shared),
+            rebind: udp.map(|u| u.rebind.into()),
             prefixes: tunnel.prefixes,
             link_prefix: tunnel.link.map(|l| l.prefix),
             link_address: tunnel.link.map(|l| l.address),
             link_local_address: tunnel.link_local,
-            mtu: tunnel.mtu,
-            mtu_mode: match tunnel.mtu_mode {
-                client::MtuMode::Static => MtuMode::Static,
-                client::MtuMode::Managed => MtuMode::Managed,
-            },
+            mtu: (tunnel.mtu != 0).then_some(tunnel.mtu),
+            mtu_mode: tunnel.mtu_mode.into(),
+            path_mtu: tunnel.path_mtu,
+            min_path_mtu: dynamic.then_some(tunnel.min_path_mtu),
+            mss_clamp: tunnel.mss_clamp,
             ttl,
             ttl_inherit,
             dscp,
             dscp_copy,
             dscp_decap_copy: tunnel.dscp_decap_copy,
-            ecn: match tunnel.ecn {
-                client::Ecn::Normal => Ecn::Normal,
-                client::Ecn::Compat => Ecn::Compat,
-            },
+            ecn: tunnel.ecn.into(),
             strict_source: tunnel.strict_source,
             admin_up: tunnel.admin_up,
+            liveness: tunnel.liveness.mode.into(),
+            liveness_interval_seconds: watched.then_some(tunnel.liveness.interval),
+            state: state_name(entry.state).map(str::to_owned),
+            endpoint: entry.endpoint.map(Into::into),
+            learnt_path_mtu: entry.learnt_path_mtu,
+            current_mtu: entry.current_mtu,
+            last_seen_seconds: entry.last_seen.map(|d| d.as_secs_f64()),
+            outer_errors: entry.outer_errors,
             counters: entry.counters.map(Into::into),
             generation: entry.generation,
             stale: entry.stale,
@@ -200,16 +278,18 @@ impl Tunnel {
             (Some(_), None) => return Err("linkPrefix needs linkAddress".to_owned()),
             (None, Some(_)) => return Err("linkAddress needs linkPrefix".to_owned()),
         };
-        let ttl = match (self.ttl, self.ttl_inherit) {
-            (None, true) => client::Ttl::Inherit,
-            (Some(_), true) => return Err("ttl and ttlInherit exclude each other".to_owned()),
-            (ttl, false) => client::Ttl::Fixed(ttl.unwrap_or(64)),
+        let encap = self.encap()?;
+        let remote = match (self.remote, encap) {
+            (Some(remote), _) => remote,
+            (None, client::Encap::Udp(_)) => Ipv4Addr::UNSPECIFIED,
+            (None, client::Encap::SixInFour) => {
+                return Err("remote is missing: only a UDP tunnel can do without".to_owned());
+            }
         };
-        let dscp = match (self.dscp, self.dscp_copy) {
-            (None, true) => client::Dscp::Copy,
-            (Some(_), true) => return Err("dscp and dscpCopy exclude each other".to_owned()),
-            (dscp, false) => client::Dscp::Fixed(dscp.unwrap_or(0)),
-        };
+        let dynamic = self.mtu_mode == MtuMode::Dynamic;
+        if !dynamic && (self.path_mtu.is_some() || self.min_path_mtu.is_some()) {
+            return Err("pathMtu and minPathMtu need mtuMode dynamic".to_owned());
+        }
         for prefix in self.prefixes.iter().chain(&self.link_prefix) {
             if prefix.trunc() != *prefix {
                 return Err(format!("{prefix} has host bits set"));
@@ -218,66 +298,52 @@ impl Tunnel {
         Ok(client::Tunnel {
             id: parse::tunnel_id(&self.id).map_err(|e| format!("id: {e}"))?,
             local: self.local,
-            remote: self.remote,
+            remote,
+            encap,
             prefixes: self.prefixes,
             link,
             link_local: self.link_local_address,
-            mtu: self.mtu,
+            mtu: self.mtu.unwrap_or(if dynamic { 0 } else { 1280 }),
             mtu_mode: self.mtu_mode.into(),
-            ttl,
-            dscp,
+            path_mtu: self.path_mtu,
+            min_path_mtu: self.min_path_mtu.unwrap_or(client::DEFAULT_MIN_PATH_MTU),
+            mss_clamp: self.mss_clamp,
+            ttl: outer::into_ttl(self.ttl, self.ttl_inherit)?,
+            dscp: outer::into_dscp(self.dscp, self.dscp_copy)?,
             dscp_decap_copy: self.dscp_decap_copy,
             ecn: self.ecn.into(),
             strict_source: self.strict_source,
             admin_up: self.admin_up,
+            liveness: client::Liveness {
+                mode: self.liveness.into(),
+                interval: self
+                    .liveness_interval_seconds
+                    .unwrap_or(client::Liveness::default().interval),
+            },
         })
     }
-}
 
-/// What a write did.
-#[derive(Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Written {
-    pub(crate) created: u64,
-    pub(crate) updated: u64,
-    pub(crate) unchanged: u64,
-    pub(crate) deleted: u64,
-    pub(crate) failed: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) failures: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) swept_tunnels: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) seconds: Option<f64>,
-}
-
-/// One entry that was not written.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Failed {
-    pub(crate) position: u64,
-    pub(crate) key: String,
-    pub(crate) reason: Option<String>,
-    pub(crate) message: String,
-}
-
-impl From<&client::ProgramReport> for Written {
-    fn from(report: &client::ProgramReport) -> Self {
-        let failed = |f: &client::ItemFailure| Failed {
-            position: f.position,
-            key: f.key.clone(),
-            reason: f.error.reason.clone(),
-            message: f.error.to_string(),
-        };
-        Self {
-            created: report.created,
-            updated: report.updated,
-            unchanged: report.unchanged,
-            deleted: report.deleted,
-            failed: report.progress.failed,
-            failures: report.failures.iter().map(failed).collect(),
-            swept_tunnels: None,
-            seconds: None,
+    fn encap(&self) -> Result<client::Encap, String> {
+        if self.encapsulation == Encapsulation::Udp {
+            let missing = || "localPort is missing: a UDP tunnel needs it".to_owned();
+            return Ok(client::Encap::Udp(client::UdpEncap {
+                remote_port: self.remote_port.filter(|&port| port != 0),
+                shared: self.shared_port.unwrap_or(false),
+                rebind: self.rebind.unwrap_or_default().into(),
+                ..client::UdpEncap::new(self.local_port.ok_or_else(missing)?)
+            }));
         }
+        for (given, name) in [
+            (self.local_port.is_some(), "localPort"),
+            (self.remote_port.is_some(), "remotePort"),
+            (self.shared_port.is_some(), "sharedPort"),
+            (self.rebind.is_some(), "rebind"),
+        ] {
+            if given {
+                return Err(format!("{name} needs encapsulation udp"));
+            }
+        }
+        Ok(client::Encap::SixInFour)
     }
 }
 
@@ -299,7 +365,6 @@ pub(crate) mod tests {
             ..client::Tunnel::new("user-1", [198, 51, 100, 1].into(), [192, 0, 2, 10].into())
         };
         client::TunnelEntry {
-            tunnel,
             owner: "cli".into(),
             counters: Some(api::TunnelCounters {
                 received: Some(api::PacketsBytes {
@@ -319,9 +384,40 @@ pub(crate) mod tests {
                 }],
                 ecn_unusual: 1,
             }),
-            generation: 0,
-            stale: false,
             revision: 42,
+            state: client::TunnelState::Up,
+            ..client::TunnelEntry::new(tunnel)
+        }
+    }
+
+    pub(crate) fn udp_entry() -> client::TunnelEntry {
+        let tunnel = client::Tunnel {
+            encap: client::Encap::Udp(client::UdpEncap {
+                rebind: client::Rebind::InnerSource,
+                ..client::UdpEncap::new(4028)
+            }),
+            prefixes: vec!["2001:db8:300::/48".parse().unwrap()],
+            mtu: 0,
+            mtu_mode: client::MtuMode::Dynamic,
+            mss_clamp: true,
+            liveness: client::Liveness {
+                mode: client::LivenessMode::Passive,
+                interval: 60,
+            },
+            ..client::Tunnel::udp("user-3", [198, 51, 100, 1].into(), 4028)
+        };
+        client::TunnelEntry {
+            owner: "dtcp".into(),
+            state: client::TunnelState::Unreachable,
+            endpoint: Some(client::Endpoint {
+                address: [203, 0, 113, 7].into(),
+                port: Some(61_000),
+            }),
+            learnt_path_mtu: Some(1400),
+            current_mtu: Some(1372),
+            last_seen: Some(std::time::Duration::from_millis(200_500)),
+            outer_errors: 2,
+            ..client::TunnelEntry::new(tunnel)
         }
     }
 
@@ -344,6 +440,7 @@ pub(crate) mod tests {
   "linkAddress": "2001:db8:ffff:1::1",
   "mtu": 1280,
   "mtuMode": "static",
+  "mssClamp": false,
   "ttlInherit": true,
   "dscp": 0,
   "dscpCopy": false,
@@ -351,6 +448,9 @@ pub(crate) mod tests {
   "ecn": "normal",
   "strictSource": true,
   "adminUp": true,
+  "liveness": "off",
+  "state": "up",
+  "outerErrors": 0,
   "counters": {
     "received": {
       "packets": 12345,
@@ -376,10 +476,30 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_shape_of_a_udp_tunnel_is_stable() {
+        let text = serde_json::to_string(&Tunnel::from(udp_entry())).unwrap();
+        assert_eq!(
+            text,
+            r#"{"id":"user-3","owner":"dtcp","encapsulation":"udp","local":"198.51.100.1","#
+                .to_owned()
+                + r#""localPort":4028,"sharedPort":false,"rebind":"inner-source","#
+                + r#""prefixes":["2001:db8:300::/48"],"mtuMode":"dynamic","minPathMtu":576,"#
+                + r#""mssClamp":true,"ttl":64,"ttlInherit":false,"dscp":0,"dscpCopy":false,"#
+                + r#""dscpDecapCopy":false,"ecn":"normal","strictSource":true,"adminUp":true,"#
+                + r#""liveness":"passive","livenessIntervalSeconds":60,"state":"unreachable","#
+                + r#""endpoint":{"address":"203.0.113.7","port":61000},"learntPathMtu":1400,"#
+                + r#""currentMtu":1372,"lastSeenSeconds":200.5,"outerErrors":2,"#
+                + r#""generation":0,"stale":false,"revision":0}"#
+        );
+    }
+
+    #[test]
     fn what_is_printed_can_be_loaded() {
-        let text = serde_json::to_string(&Tunnel::from(entry())).unwrap();
-        let again: Tunnel = serde_json::from_str(&text).unwrap();
-        assert_eq!(again.into_client().unwrap(), entry().tunnel);
+        for entry in [entry(), udp_entry()] {
+            let text = serde_json::to_string(&Tunnel::from(entry.clone())).unwrap();
+            let again: Tunnel = serde_json::from_str(&text).unwrap();
+            assert_eq!(again.into_client().unwrap(), entry.tunnel);
+        }
     }
 
     #[test]
@@ -396,6 +516,9 @@ pub(crate) mod tests {
             (r#""ttl":3,"ttlInherit":true"#, "ttl and ttlInherit"),
             (r#""dscp":3,"dscpCopy":true"#, "dscp and dscpCopy"),
             (r#""linkPrefix":"2001:db8::/64""#, "needs linkAddress"),
+            (r#""localPort":4028"#, "localPort needs encapsulation udp"),
+            (r#""encapsulation":"udp""#, "localPort is missing"),
+            (r#""pathMtu":1400"#, "need mtuMode dynamic"),
             (
                 r#""prefixes":["2001:db8::1/48"]"#,
                 "2001:db8::1/48 has host bits",

@@ -4,11 +4,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::Args;
 use ipnet::Ipv6Net;
-use sixferry_client::{Dscp, Ttl, Tunnel, TunnelField, TunnelLink, TunnelUpdate, WriteMode};
+use sixferry_client::{
+    Dscp, Encap, Ttl, Tunnel, TunnelField, TunnelLink, TunnelUpdate, UdpEncap, WriteMode,
+};
 
 use crate::args::Writer;
 use crate::error::CliError;
-use crate::json::tunnel::{Ecn, MtuMode};
+use crate::json::outer::{Ecn, MtuMode};
+use crate::json::tunnel::{Encapsulation, Liveness, Rebind};
 use crate::parse;
 
 /// Properties that have a default.
@@ -27,12 +30,23 @@ struct Properties {
     /// Our link-local address. [default: made from --local]
     #[arg(long, value_name = "ADDRESS")]
     link_local: Option<Ipv6Addr>,
-    /// Largest inner packet in bytes, 1280..1480. [default: 1280]
+    /// Largest inner packet in bytes, 1280..1480 (1472 with UDP). [default: 1280; with
+    /// --mtu-mode dynamic as much as the path carries]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=1480))]
     mtu: Option<u16>,
     /// How the outer Don't Fragment bit is set. [default: static]
     #[arg(long, value_enum, value_name = "MODE")]
     mtu_mode: Option<MtuMode>,
+    /// With --mtu-mode dynamic: first estimate of the path MTU. [default: that of the egress link]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..))]
+    path_mtu: Option<u16>,
+    /// With --mtu-mode dynamic: ICMPv4 errors cannot push the path MTU below this. [default: 576]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..))]
+    min_path_mtu: Option<u16>,
+    /// Lower the MSS of TCP connections to what the tunnel carries. [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    mss_clamp: Option<bool>,
     /// Outer TTL: 1..255, or inherit. [default: 64]
     #[arg(long, value_name = "NUMBER|inherit", value_parser = parse::ttl)]
     ttl: Option<Ttl>,
@@ -42,6 +56,22 @@ struct Properties {
     /// ECN at the tunnel entry. [default: normal]
     #[arg(long, value_enum, value_name = "MODE")]
     ecn: Option<Ecn>,
+    /// UDP: the user's port. Without it and --remote the user is not known yet.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    remote_port: Option<u16>,
+    /// UDP: what to do when the user appears elsewhere. [default: control]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    rebind: Option<Rebind>,
+    /// How to find out whether the user is there. [default: off]
+    #[arg(long, value_enum, value_name = "HOW")]
+    liveness: Option<Liveness>,
+    /// Time between probes, 5s..1h. [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    liveness_interval: Option<u16>,
+}
+
+fn interval(text: &str) -> Result<u16, String> {
+    parse::seconds(text, 5, 3600)
 }
 
 impl Properties {
@@ -67,6 +97,23 @@ impl Properties {
         if let Some(mode) = self.mtu_mode {
             tunnel.mtu_mode = mode.into();
             fields.push(TunnelField::MtuMode);
+            if mode == MtuMode::Dynamic && self.mtu.is_none() {
+                // The MTU that was right for a fixed mode would cap the path.
+                tunnel.mtu = 0;
+                fields.push(TunnelField::Mtu);
+            }
+        }
+        if let Some(path_mtu) = self.path_mtu {
+            tunnel.path_mtu = Some(path_mtu);
+            fields.push(TunnelField::PathMtu);
+        }
+        if let Some(least) = self.min_path_mtu {
+            tunnel.min_path_mtu = least;
+            fields.push(TunnelField::MinPathMtu);
+        }
+        if let Some(clamp) = self.mss_clamp {
+            tunnel.mss_clamp = clamp;
+            fields.push(TunnelField::MssClamp);
         }
         if let Some(ttl) = self.ttl {
             tunnel.ttl = ttl;
@@ -80,7 +127,34 @@ impl Properties {
             tunnel.ecn = ecn.into();
             fields.push(TunnelField::Ecn);
         }
+        if let Some(mode) = self.liveness {
+            tunnel.liveness.mode = mode.into();
+            fields.push(TunnelField::LivenessMode);
+        }
+        if let Some(interval) = self.liveness_interval {
+            tunnel.liveness.interval = interval;
+            fields.push(TunnelField::LivenessInterval);
+        }
+        if let Encap::Udp(udp) = &mut tunnel.encap {
+            if let Some(port) = self.remote_port {
+                udp.remote_port = Some(port);
+                fields.push(TunnelField::RemotePort);
+            }
+            if let Some(policy) = self.rebind {
+                udp.rebind = policy.into();
+                fields.push(TunnelField::Rebind);
+            }
+        }
         fields
+    }
+
+    /// The option that only UDP has, if one was given.
+    fn udp_option(&self) -> Option<&'static str> {
+        match (self.remote_port, self.rebind) {
+            (Some(_), _) => Some("--remote-port"),
+            (_, Some(_)) => Some("--rebind"),
+            _ => None,
+        }
     }
 }
 
@@ -92,9 +166,20 @@ pub(crate) struct AddArgs {
     /// IPv4 address of this relay.
     #[arg(long, value_name = "ADDRESS")]
     local: Ipv4Addr,
-    /// IPv4 address of the user.
-    #[arg(long, value_name = "ADDRESS")]
-    remote: Ipv4Addr,
+    /// IPv4 address of the user; may be left out with UDP: he is where his first packet comes
+    /// from.
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "local_port")]
+    remote: Option<Ipv4Addr>,
+    /// What carries the packets.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "6in4")]
+    encap: Encapsulation,
+    /// UDP: our port; one for each tunnel, 4028 and upward by convention.
+    #[arg(long, value_name = "PORT", required_if_eq("encap", "udp"),
+        value_parser = clap::value_parser!(u16).range(1..))]
+    local_port: Option<u16>,
+    /// UDP: other tunnels use this port too; they are told apart by the user's endpoint.
+    #[arg(long, requires_all = ["local_port", "remote", "remote_port"])]
+    shared_port: bool,
     #[command(flatten)]
     properties: Properties,
     /// The outer DSCP overwrites the inner one at the exit.
@@ -115,7 +200,22 @@ pub(crate) struct AddArgs {
 
 impl AddArgs {
     pub(super) fn into_update(self) -> Result<TunnelUpdate, CliError> {
-        let mut tunnel = Tunnel::new(self.id, self.local, self.remote);
+        let unknown = Ipv4Addr::UNSPECIFIED;
+        let mut tunnel = Tunnel::new(self.id, self.local, self.remote.unwrap_or(unknown));
+        if self.encap == Encapsulation::Udp {
+            tunnel.encap = Encap::Udp(UdpEncap {
+                shared: self.shared_port,
+                ..UdpEncap::new(self.local_port.unwrap_or_default())
+            });
+            if self.remote.is_some() != self.properties.remote_port.is_some() {
+                return usage("--remote and --remote-port go together");
+            }
+        } else {
+            let port = self.local_port.map(|_| "--local-port");
+            if let Some(option) = port.or(self.properties.udp_option()) {
+                return usage(&format!("{option} needs --encap udp"));
+            }
+        }
         tunnel.dscp_decap_copy = self.dscp_decap_copy;
         tunnel.strict_source = !self.no_strict_source;
         tunnel.admin_up = !self.down;
@@ -132,6 +232,10 @@ impl AddArgs {
     }
 }
 
+fn usage<T>(text: &str) -> Result<T, CliError> {
+    Err(CliError::Usage(text.to_owned()))
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct SetArgs {
     /// The tunnel.
@@ -140,9 +244,12 @@ pub(crate) struct SetArgs {
     /// IPv4 address of this relay.
     #[arg(long, value_name = "ADDRESS")]
     local: Option<Ipv4Addr>,
-    /// IPv4 address of the user.
+    /// IPv4 address of the user. With UDP: together with --remote-port, the user is moved there.
     #[arg(long, value_name = "ADDRESS")]
     remote: Option<Ipv4Addr>,
+    /// UDP: our port.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    local_port: Option<u16>,
     #[command(flatten)]
     properties: Properties,
     /// Remove all prefixes.
@@ -179,6 +286,11 @@ impl SetArgs {
             self.local.unwrap_or(unset),
             self.remote.unwrap_or(unset),
         );
+        if self.local_port.or(self.properties.remote_port).is_some()
+            || self.properties.rebind.is_some()
+        {
+            tunnel.encap = Encap::Udp(UdpEncap::new(self.local_port.unwrap_or_default()));
+        }
         let mut fields = self.properties.apply(&mut tunnel);
         tunnel.strict_source = !self.no_strict_source;
         tunnel.admin_up = !self.down;
@@ -186,6 +298,7 @@ impl SetArgs {
         for (given, field) in [
             (self.local.is_some(), TunnelField::Local),
             (self.remote.is_some(), TunnelField::Remote),
+            (self.local_port.is_some(), TunnelField::LocalPort),
             (self.no_prefix, TunnelField::Prefixes),
             (self.no_link, TunnelField::Link),
             (self.dscp_decap_copy.is_some(), TunnelField::DscpDecapCopy),
@@ -200,10 +313,9 @@ impl SetArgs {
             }
         }
         if fields.is_empty() {
-            return Err(CliError::Usage(
-                "nothing to set: name a property, e.g. --mtu 1480 (see tunnel set --help)"
-                    .to_owned(),
-            ));
+            return usage(
+                "nothing to set: name a property, e.g. --mtu 1480 (see tunnel set --help)",
+            );
         }
         Ok(TunnelUpdate::Upsert {
             tunnel,
@@ -271,6 +383,43 @@ mod tests {
     }
 
     #[test]
+    fn add_udp() {
+        let line = "add u --local 198.51.100.1 --encap udp --local-port 4028 \
+                    --rebind inner-source --mtu-mode dynamic --path-mtu 1400 --mss-clamp \
+                    --liveness passive --liveness-interval 1m";
+        let (tunnel, _, _) = parts(update(line).unwrap());
+        let Encap::Udp(udp) = tunnel.encap else {
+            panic!("not UDP");
+        };
+        assert_eq!((udp.local_port, udp.remote_port), (4028, None));
+        assert_eq!(udp.rebind, sixferry_client::Rebind::InnerSource);
+        assert!(tunnel.remote.is_unspecified() && tunnel.mss_clamp);
+        assert_eq!((tunnel.mtu, tunnel.path_mtu), (0, Some(1400)));
+        assert_eq!(tunnel.liveness.interval, 60);
+        let line = "add u --local 198.51.100.1 --encap udp --local-port 4028 --shared-port \
+                    --remote 192.0.2.10 --remote-port 40000 --mss-clamp=false";
+        let (tunnel, _, _) = parts(update(line).unwrap());
+        let Encap::Udp(udp) = tunnel.encap else {
+            panic!("not UDP");
+        };
+        assert!(udp.shared && !tunnel.mss_clamp);
+        assert_eq!(udp.remote_port, Some(40_000));
+    }
+
+    #[test]
+    fn set_moves_a_udp_user_and_opens_the_path() {
+        let line = "set u --remote 203.0.113.7 --remote-port 61000";
+        let (tunnel, fields, _) = parts(update(line).unwrap());
+        assert_eq!(tunnel.remote, Ipv4Addr::new(203, 0, 113, 7));
+        assert!(matches!(tunnel.encap, Encap::Udp(udp) if udp.remote_port == Some(61_000)));
+        let expected = vec![TunnelField::RemotePort, TunnelField::Remote];
+        assert_eq!(fields, Some(expected));
+        let (tunnel, fields, _) = parts(update("set u --mtu-mode dynamic").unwrap());
+        assert_eq!(tunnel.mtu, 0);
+        assert_eq!(fields, Some(vec![TunnelField::MtuMode, TunnelField::Mtu]));
+    }
+
+    #[test]
     fn set_names_only_what_was_given() {
         let (tunnel, fields, mode) = parts(update("set t --mtu 1400 --up --no-link").unwrap());
         assert_eq!(tunnel.mtu, 1400);
@@ -301,6 +450,25 @@ mod tests {
                 "cannot be used with",
             ),
             ("set t", "nothing to set"),
+            ("add t --local 1.1.1.1 --encap udp", "--local-port"),
+            (
+                "add t --local 1.1.1.1 --remote 2.2.2.2 --local-port 4028",
+                "--local-port needs --encap udp",
+            ),
+            (
+                "add t --local 1.1.1.1 --remote 2.2.2.2 --rebind deny",
+                "--rebind needs --encap udp",
+            ),
+            (
+                "add t --local 1.1.1.1 --encap udp --local-port 1 --remote 2.2.2.2",
+                "--remote and --remote-port go together",
+            ),
+            (
+                "add t --local 1.1.1.1 --encap udp --local-port 1 --shared-port",
+                "--remote",
+            ),
+            ("set t --liveness-interval 2s", "5s to 3600s"),
+            ("set t --path-mtu 67", "67 is not in 68"),
         ] {
             let error = update(line).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

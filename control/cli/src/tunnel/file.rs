@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use sixferry_client::Tunnel;
 
 use crate::error::CliError;
+use crate::json::outer::{Ecn, MtuMode};
 use crate::json::tunnel as shape;
 
 /// Larger files are refused: about ten million tunnels.
@@ -150,7 +151,29 @@ const COLUMNS: &[Column] = &[
         Ok(())
     }),
     ("local", |t, v| set(&mut t.local, v, "an IPv4 address")),
-    ("remote", |t, v| set(&mut t.remote, v, "an IPv4 address")),
+    ("remote", |t, v| {
+        set_some(&mut t.remote, v, "an IPv4 address")
+    }),
+    ("encapsulation", |t, v| {
+        t.encapsulation = match v {
+            "sixInFour" | "6in4" => shape::Encapsulation::SixInFour,
+            "udp" => shape::Encapsulation::Udp,
+            _ => return Err("sixInFour or udp".to_owned()),
+        };
+        Ok(())
+    }),
+    ("localPort", |t, v| set_some(&mut t.local_port, v, "a port")),
+    ("remotePort", |t, v| {
+        set_some(&mut t.remote_port, v, "a port")
+    }),
+    ("sharedPort", |t, v| {
+        set_some(&mut t.shared_port, v, "true or false")
+    }),
+    ("rebind", |t, v| {
+        let word = shape::Rebind::from_str(v, false);
+        t.rebind = Some(word.map_err(|_| "deny, control or inner-source")?);
+        Ok(())
+    }),
     ("prefixes", |t, v| {
         let parsed = v.split_whitespace().map(crate::parse::prefix6);
         t.prefixes = parsed.collect::<Result<_, _>>()?;
@@ -163,11 +186,17 @@ const COLUMNS: &[Column] = &[
     ("linkAddress", |t, v| {
         set_some(&mut t.link_address, v, "an IPv6 address")
     }),
-    ("mtu", |t, v| set(&mut t.mtu, v, "a number")),
+    ("mtu", |t, v| set_some(&mut t.mtu, v, "a number")),
     ("mtuMode", |t, v| {
-        t.mtu_mode = shape::MtuMode::from_str(v, false).map_err(|_| "static or managed")?;
+        let word = MtuMode::from_str(v, false);
+        t.mtu_mode = word.map_err(|_| "static, managed or dynamic")?;
         Ok(())
     }),
+    ("pathMtu", |t, v| set_some(&mut t.path_mtu, v, "a number")),
+    ("minPathMtu", |t, v| {
+        set_some(&mut t.min_path_mtu, v, "a number")
+    }),
+    ("mssClamp", |t, v| set(&mut t.mss_clamp, v, "true or false")),
     ("ttl", |t, v| {
         let ttl = crate::parse::ttl(v)?;
         t.ttl_inherit = ttl == sixferry_client::Ttl::Inherit;
@@ -185,13 +214,21 @@ const COLUMNS: &[Column] = &[
         Ok(())
     }),
     ("ecn", |t, v| {
-        t.ecn = shape::Ecn::from_str(v, false).map_err(|_| "normal or compat")?;
+        t.ecn = Ecn::from_str(v, false).map_err(|_| "normal or compat")?;
         Ok(())
     }),
     ("strictSource", |t, v| {
         set(&mut t.strict_source, v, "true or false")
     }),
     ("adminUp", |t, v| set(&mut t.admin_up, v, "true or false")),
+    ("liveness", |t, v| {
+        let word = shape::Liveness::from_str(v, false);
+        t.liveness = word.map_err(|_| "off, passive, nud or echo")?;
+        Ok(())
+    }),
+    ("livenessIntervalSeconds", |t, v| {
+        set_some(&mut t.liveness_interval_seconds, v, "a number")
+    }),
 ];
 
 fn set<T: std::str::FromStr>(target: &mut T, value: &str, expected: &str) -> Result<(), String> {
@@ -241,17 +278,10 @@ fn csv_row(columns: &[&'static Column], line: &str) -> Result<shape::Tunnel, Str
     }
     let unset = std::net::Ipv4Addr::UNSPECIFIED;
     let blank = sixferry_client::Tunnel::new("", unset, unset);
-    let mut tunnel = shape::Tunnel::from(sixferry_client::TunnelEntry {
-        tunnel: blank,
-        owner: String::new(),
-        counters: None,
-        generation: 0,
-        stale: false,
-        revision: 0,
-    });
-    (tunnel.ttl, tunnel.dscp) = (None, None);
+    let mut tunnel = shape::Tunnel::from(sixferry_client::TunnelEntry::new(blank));
+    (tunnel.ttl, tunnel.dscp, tunnel.mtu) = (None, None, None);
     for ((name, put), cell) in columns.iter().zip(cells) {
-        let needed = matches!(*name, "id" | "local" | "remote");
+        let needed = matches!(*name, "id" | "local");
         if cell.is_empty() && !needed {
             continue;
         }
@@ -302,6 +332,26 @@ mod tests {
         assert!(!tunnels[0].admin_up);
         let plain = Tunnel::new("b", [198, 51, 100, 1].into(), [192, 0, 2, 2].into());
         assert_eq!(tunnels[1], plain);
+    }
+
+    #[test]
+    fn csv_of_udp_tunnels_may_leave_the_user_out() {
+        let file = open(
+            "t.csv",
+            "id,local,remote,encapsulation,localPort,remotePort,rebind,mtuMode,liveness\n\
+             a,198.51.100.1,,udp,4028,,inner-source,dynamic,passive\n\
+             b,198.51.100.1,192.0.2.2,udp,4029,4028,,,\n",
+        )
+        .unwrap();
+        let tunnels: Vec<_> = file.tunnels().collect();
+        assert!(tunnels[0].remote.is_unspecified());
+        assert_eq!(tunnels[0].mtu, 0, "as large as the path");
+        let sixferry_client::Encap::Udp(udp) = tunnels[1].encap else {
+            panic!("not UDP");
+        };
+        assert_eq!((udp.local_port, udp.remote_port), (4029, Some(4028)));
+        let error = open("t.csv", "id,local,remote\na,198.51.100.1,\n").unwrap_err();
+        assert!(error.contains("t.csv:2: remote is missing"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sixferry_client::{ProgramOptions, ProgramReport, Progress, TunnelUpdate};
 use super::file::{Format, TunnelFile};
 use crate::args::{Global, Writer};
 use crate::error::CliError;
-use crate::json::tunnel::Written;
+use crate::json::written::Written;
 use crate::{output, units};
 
 /// How many failures are printed; JSON has more.

@@ -6,7 +6,7 @@ mod load;
 mod view;
 mod watch;
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use clap::{Args, Subcommand};
 use ipnet::Ipv6Net;
@@ -15,10 +15,10 @@ use sixferry_client::{ProgramOptions, Session, TunnelKey, TunnelUpdate};
 
 use crate::args::{Global, Writer};
 use crate::error::CliError;
-use crate::json::tunnel::{Tunnel, Written};
+use crate::json::tunnel::Tunnel;
+use crate::json::written;
+use crate::parse::LookupAddress;
 use crate::{output, parse};
-
-pub(crate) use self::view::done;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
@@ -78,11 +78,13 @@ pub(crate) struct ShowArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct LookupArgs {
-    /// An IPv6 address inside a tunnel, or the relay's IPv4 address.
-    #[arg(value_name = "INNER|LOCAL")]
-    address: IpAddr,
-    /// With the relay's address: the user's IPv4 address.
-    remote: Option<std::net::Ipv4Addr>,
+    /// An IPv6 address inside a tunnel, or the relay's IPv4 address, with a port for UDP.
+    #[arg(value_name = "INNER|LOCAL[:PORT]", value_parser = parse::lookup_key)]
+    address: LookupAddress,
+    /// With the relay's address: the user's IPv4 address; with UDP only where tunnels share a
+    /// port, and with the user's port.
+    #[arg(value_name = "REMOTE[:PORT]", value_parser = parse::lookup_key)]
+    remote: Option<LookupAddress>,
 }
 
 /// The answer of a lookup.
@@ -132,8 +134,6 @@ pub(crate) async fn run(global: &Global, command: TunnelCommand) -> Result<(), C
     }
 }
 
-/// Writes a handful of updates; the first failure is the error of the command, after the others
-/// were tried.
 async fn write(
     global: &Global,
     session: &mut Session,
@@ -141,14 +141,7 @@ async fn write(
 ) -> Result<(), CliError> {
     let options = ProgramOptions::default();
     let report = session.program_tunnels(updates, &options, |_| {}).await?;
-    let written = Written::from(&report);
-    if global.json {
-        output::json(&written)?;
-    } else if let Some(done) = done(&report) {
-        output::line(&done)?;
-    }
-    report.all_applied()?;
-    Ok(())
+    written::finish(global, report)
 }
 
 async fn list(global: &Global, args: &ListArgs) -> Result<(), CliError> {
@@ -207,21 +200,31 @@ fn page_size(limit: u64) -> u32 {
     u32::try_from(limit.clamp(1, 1000)).unwrap_or(1000)
 }
 
+/// What is asked for.
+fn lookup_key(args: &LookupArgs) -> Result<TunnelKey, CliError> {
+    use LookupAddress::{Inner, Outer, Port};
+    let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
+    let anybody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+    match (args.address, args.remote) {
+        (Inner(inner), None) => Ok(TunnelKey::Inner(inner)),
+        (Outer(local), Some(Outer(remote))) => Ok(TunnelKey::Outer { local, remote }),
+        (Port(local), None) => Ok(TunnelKey::Udp {
+            local,
+            remote: anybody,
+        }),
+        (Port(local), Some(Port(remote))) => Ok(TunnelKey::Udp { local, remote }),
+        (Outer(_), None) => usage("an outer lookup needs both: the relay's address and the user's"),
+        (Outer(_) | Port(_), Some(Outer(_) | Port(_))) => {
+            usage("UDP needs a port on both addresses, protocol 41 on none")
+        }
+        (Inner(_), Some(_)) | (_, Some(Inner(_))) => {
+            usage("give one inner IPv6 address, or two outer IPv4 addresses")
+        }
+    }
+}
+
 async fn lookup(global: &Global, args: &LookupArgs) -> Result<(), CliError> {
-    let key = match (args.address, args.remote) {
-        (IpAddr::V6(inner), None) => TunnelKey::Inner(inner),
-        (IpAddr::V4(local), Some(remote)) => TunnelKey::Outer { local, remote },
-        (IpAddr::V6(_), Some(_)) => {
-            return Err(CliError::Usage(
-                "give one inner IPv6 address, or two outer IPv4 addresses".to_owned(),
-            ));
-        }
-        (IpAddr::V4(_), None) => {
-            return Err(CliError::Usage(
-                "an outer lookup needs both: the relay's address and the user's".to_owned(),
-            ));
-        }
-    };
+    let key = lookup_key(args)?;
     let found = global.connect().await?.lookup_tunnel(key).await?;
     let tunnel = Tunnel::from(found.entry);
     if global.json {

@@ -1,8 +1,10 @@
 //! Tunnels for people.
 
-use sixferry_client::ProgramReport;
+use std::time::Duration;
 
-use crate::json::tunnel::{Ecn, MtuMode, Tunnel};
+use crate::describe::{self, Outer};
+use crate::json::outer::MtuMode;
+use crate::json::tunnel::{Encapsulation, Liveness, Rebind, Tunnel};
 use crate::output::{Column, Facts, Table};
 use crate::units;
 
@@ -42,16 +44,20 @@ impl List {
     pub(super) fn add(&mut self, tunnel: &Tunnel) {
         self.empty = false;
         let counters = tunnel.counters.clone().unwrap_or_default();
-        let mut row = vec![tunnel.id.clone(), tunnel.remote.to_string()];
+        let mut row = vec![tunnel.id.clone(), user(tunnel)];
         if self.wide {
-            row.push(tunnel.local.to_string());
+            row.push(local(tunnel));
         }
-        row.push(prefixes(tunnel, self.wide));
+        row.push(if self.wide {
+            describe::all(&tunnel.prefixes)
+        } else {
+            describe::first(&tunnel.prefixes)
+        });
         if self.wide {
-            row.push(tunnel.mtu.to_string());
+            row.push(mtu_now(tunnel));
         }
         row.extend([
-            state(tunnel).to_owned(),
+            describe::state(state(tunnel), tunnel.stale),
             tunnel.owner.clone(),
             units::count(counters.received.packets),
             units::count(counters.sent.packets),
@@ -71,27 +77,82 @@ impl List {
     }
 }
 
-fn prefixes(tunnel: &Tunnel, all: bool) -> String {
-    match tunnel.prefixes.as_slice() {
-        [] => "-".to_owned(),
-        [only] => only.to_string(),
-        [first, rest @ ..] if !all => format!("{first} +{}", rest.len()),
-        several => join(several),
+/// Our end.
+pub(super) fn local(tunnel: &Tunnel) -> String {
+    with_port(tunnel.local, tunnel.local_port)
+}
+
+fn with_port(address: std::net::Ipv4Addr, port: Option<u16>) -> String {
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    format!("{address}{port}")
+}
+
+/// The user's end as it was written; `-`: not known.
+fn configured(tunnel: &Tunnel) -> String {
+    let remote = tunnel.remote.map(|r| with_port(r, tunnel.remote_port));
+    remote.unwrap_or_else(|| "-".to_owned())
+}
+
+/// The user's end as it is now.
+pub(super) fn user(tunnel: &Tunnel) -> String {
+    let endpoint = tunnel.endpoint.map(|e| e.to_string());
+    endpoint.unwrap_or_else(|| configured(tunnel))
+}
+
+pub(super) fn state(tunnel: &Tunnel) -> &str {
+    match &tunnel.state {
+        Some(state) => state,
+        None if tunnel.admin_up => "up",
+        None => "down",
     }
 }
 
-fn join<T: ToString>(items: &[T]) -> String {
-    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
-    texts.join(", ")
+/// The MTU that counts now, if it is known.
+fn mtu_now(tunnel: &Tunnel) -> String {
+    let now = tunnel.current_mtu.or(tunnel.mtu.map(u32::from));
+    now.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())
 }
 
-fn state(tunnel: &Tunnel) -> &'static str {
-    match (tunnel.admin_up, tunnel.stale) {
-        (true, false) => "up",
-        (true, true) => "up, stale",
-        (false, false) => "down",
-        (false, true) => "down, stale",
+fn mtu(tunnel: &Tunnel) -> String {
+    let now = mtu_now(tunnel);
+    match tunnel.mtu_mode {
+        MtuMode::Static => format!("{now} (static, DF clear)"),
+        MtuMode::Managed => format!("{now} (managed, DF set)"),
+        MtuMode::Dynamic => {
+            let path = tunnel.learnt_path_mtu;
+            let path = path.map_or_else(|| "not learnt yet".to_owned(), |p| p.to_string());
+            let least = tunnel
+                .min_path_mtu
+                .map_or_else(String::new, |least| format!(", not below {least}"));
+            format!("{now} (dynamic; path MTU {path}{least})")
+        }
     }
+}
+
+fn rebind(rebind: Rebind) -> &'static str {
+    match rebind {
+        Rebind::Deny => "deny",
+        Rebind::Control => "control: the controller decides",
+        Rebind::InnerSource => "inner-source: follows a packet from a right source",
+    }
+}
+
+fn liveness(tunnel: &Tunnel) -> Option<String> {
+    let how = match tunnel.liveness {
+        Liveness::Off => return None,
+        Liveness::Passive => "passive",
+        Liveness::Nud => "neighbour solicitations",
+        Liveness::Echo => "echo requests",
+    };
+    let every = tunnel.liveness_interval_seconds.unwrap_or_default();
+    let seen = tunnel
+        .last_seen_seconds
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let seen = seen.map_or_else(
+        || "never seen".to_owned(),
+        |ago| format!("last seen {} ago", units::age(ago)),
+    );
+    Some(format!("{how}, every {every} s; {seen}"))
 }
 
 /// Everything about one tunnel.
@@ -100,9 +161,23 @@ pub(super) fn details(tunnel: &Tunnel) -> String {
     facts
         .add("Tunnel", &tunnel.id)
         .add("Owner", &tunnel.owner)
-        .add("State", state(tunnel))
-        .add("Local", tunnel.local.to_string())
-        .add("Remote", tunnel.remote.to_string());
+        .add("State", describe::state(state(tunnel), tunnel.stale));
+    if tunnel.encapsulation == Encapsulation::Udp {
+        facts.add("Encapsulation", "UDP");
+    }
+    facts.add("Local", local(tunnel));
+    if tunnel.shared_port == Some(true) {
+        facts.add("Local port", "shared with other tunnels");
+    }
+    facts.add("Remote", configured(tunnel));
+    if let Some(policy) = tunnel.rebind {
+        let now = tunnel.endpoint.map(|e| e.to_string());
+        facts.add(
+            "Endpoint",
+            now.unwrap_or_else(|| "not known yet".to_owned()),
+        );
+        facts.add("Rebinding", rebind(policy));
+    }
     if tunnel.prefixes.is_empty() {
         facts.add("Prefix", "-");
     }
@@ -115,83 +190,47 @@ pub(super) fn details(tunnel: &Tunnel) -> String {
     if let Some(address) = tunnel.link_local_address {
         facts.add("Link-local", address.to_string());
     }
-    let df = match tunnel.mtu_mode {
-        MtuMode::Static => "static, DF clear",
-        MtuMode::Managed => "managed, DF set",
+    facts.add("MTU", mtu(tunnel));
+    let outer = Outer {
+        ttl: tunnel.ttl,
+        dscp: tunnel.dscp,
+        dscp_decap_copy: tunnel.dscp_decap_copy,
+        ecn: tunnel.ecn,
+        mss_clamp: tunnel.mss_clamp,
     };
-    facts.add("MTU", format!("{} ({df})", tunnel.mtu));
-    let ttl = tunnel.ttl.map(|t| t.to_string());
-    facts.add("TTL", ttl.unwrap_or_else(|| "inherit".to_owned()));
-    let mut dscp = tunnel
-        .dscp
-        .map_or_else(|| "copy".to_owned(), |d| d.to_string());
-    if tunnel.dscp_decap_copy {
-        dscp.push_str(", copied to the inner header at the exit");
-    }
-    facts.add("DSCP", dscp);
-    facts.add(
-        "ECN",
-        match tunnel.ecn {
-            Ecn::Normal => "normal",
-            Ecn::Compat => "compat",
-        },
-    );
+    describe::outer(&mut facts, &outer);
     let check = if tunnel.strict_source {
         "strict"
     } else {
         "off: the user can spoof"
     };
     facts.add("Source check", check);
-    let Some(counters) = &tunnel.counters else {
-        return facts.render();
-    };
-    let traffic =
-        |c: &crate::json::PacketsBytes| format!("{} packets, {}", c.packets, units::bytes(c.bytes));
-    facts.add("Out of the tunnel", traffic(&counters.received));
-    facts.add("Into the tunnel", traffic(&counters.sent));
-    if counters.drops.is_empty() {
-        facts.add("Dropped", "nothing");
+    if let Some(liveness) = liveness(tunnel) {
+        facts.add("Liveness", liveness);
     }
-    for drop in &counters.drops {
-        let what = format!("{} packets {}", drop.packets, drop.reason);
-        facts.add("Dropped", what);
+    if tunnel.outer_errors > 0 {
+        facts.add("ICMPv4 errors", tunnel.outer_errors.to_string());
     }
-    if counters.ecn_unusual > 0 {
-        let what = format!("{} packets (RFC 6040 section 4.2)", counters.ecn_unusual);
-        facts.add("Unusual ECN", what);
+    if let Some(counters) = &tunnel.counters {
+        describe::traffic(&mut facts, "tunnel", counters);
     }
     facts.render()
-}
-
-/// One line about a write; `None` if nothing of it succeeded.
-pub(crate) fn done(report: &ProgramReport) -> Option<String> {
-    let what = match (report.created, report.updated, report.deleted) {
-        (1.., _, _) => "created",
-        (_, 1.., _) => "changed",
-        (_, _, 1..) => "deleted",
-        _ => "unchanged",
-    };
-    let total = report.progress.acknowledged;
-    match total.saturating_sub(report.progress.failed) {
-        0 => None,
-        _ if total == 1 => Some(what.to_owned()),
-        applied => Some(format!("{applied} of {total} {what}")),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::tunnel::tests::entry;
+    use crate::json::tunnel::tests::{entry, udp_entry};
 
     fn tunnels() -> Vec<Tunnel> {
         let mut second = entry();
         second.tunnel.id = "user-2".into();
         second.tunnel.admin_up = false;
+        second.state = sixferry_client::TunnelState::Down;
         second.tunnel.prefixes.clear();
         second.stale = true;
         second.counters = None;
-        vec![entry().into(), second.into()]
+        vec![entry().into(), second.into(), udp_entry().into()]
     }
 
     #[test]
@@ -203,9 +242,10 @@ mod tests {
         assert_eq!(
             list.render(),
             "\
-ID      REMOTE      PREFIXES              STATE        OWNER     IN  OUT
-user-1  192.0.2.10  2001:db8:100::/48 +1  up           cli    12.3k    7
-user-2  192.0.2.10  -                     down, stale  cli        0    0
+ID      REMOTE             PREFIXES              STATE        OWNER     IN  OUT
+user-1  192.0.2.10         2001:db8:100::/48 +1  up           cli    12.3k    7
+user-2  192.0.2.10         -                     down, stale  cli        0    0
+user-3  203.0.113.7:61000  2001:db8:300::/48     unreachable  dtcp       0    0
 "
         );
     }
@@ -221,21 +261,6 @@ ID      REMOTE      LOCAL         PREFIXES                               MTU  ST
 user-1  192.0.2.10  198.51.100.1  2001:db8:100::/48, 2001:db8:200::/48  1280  up     cli    12.3k    7      3
 "
         );
-    }
-
-    #[test]
-    fn writes_are_one_line() {
-        let mut report = ProgramReport {
-            deleted: 1,
-            ..ProgramReport::default()
-        };
-        report.progress.acknowledged = 1;
-        assert_eq!(done(&report).as_deref(), Some("deleted"));
-        report.progress.acknowledged = 2;
-        report.progress.failed = 1;
-        assert_eq!(done(&report).as_deref(), Some("1 of 2 deleted"));
-        report.progress.failed = 2;
-        assert_eq!(done(&report), None);
     }
 
     #[test]
@@ -265,6 +290,32 @@ Out of the tunnel  12345 packets, 1.50 MB
 Into the tunnel    7 packets, 700 B
 Dropped            3 packets INNER_SRC_SPOOF
 Unusual ECN        1 packets (RFC 6040 section 4.2)
+"
+        );
+    }
+
+    #[test]
+    fn a_udp_tunnel_shows_where_its_user_is() {
+        assert_eq!(
+            details(&udp_entry().into()),
+            "\
+Tunnel         user-3
+Owner          dtcp
+State          unreachable
+Encapsulation  UDP
+Local          198.51.100.1:4028
+Remote         -
+Endpoint       203.0.113.7:61000
+Rebinding      inner-source: follows a packet from a right source
+Prefix         2001:db8:300::/48
+MTU            1372 (dynamic; path MTU 1400, not below 576)
+TTL            64
+DSCP           0
+ECN            normal
+MSS clamp      on
+Source check   strict
+Liveness       passive, every 60 s; last seen 3 min 20 s ago
+ICMPv4 errors  2
 "
         );
     }

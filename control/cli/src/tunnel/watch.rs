@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::json;
 use sixferry_client::WatchEvent;
 
+use super::view;
 use crate::args::Global;
 use crate::error::CliError;
 use crate::json::tunnel::Tunnel;
@@ -48,13 +49,13 @@ fn event_line(event: WatchEvent) -> String {
         WatchEvent::Upserted(entry) => {
             let tunnel = Tunnel::from(*entry);
             let prefixes: Vec<String> = tunnel.prefixes.iter().map(ToString::to_string).collect();
-            let state = if tunnel.admin_up { "up" } else { "down" };
             format!(
-                "+ {}  {} -> {}  {}  {state}  owner {}  revision {}",
+                "+ {}  {} -> {}  {}  {}  owner {}  revision {}",
                 tunnel.id,
-                tunnel.local,
-                tunnel.remote,
+                view::local(&tunnel),
+                view::user(&tunnel),
                 prefixes.join(" "),
+                view::state(&tunnel),
                 tunnel.owner,
                 tunnel.revision
             )
