@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::READY;
-use crate::process::succeed;
+use crate::process::{output, succeed};
 
 pub(super) const BUSYBOX: &str = "/bin/busybox";
 
@@ -35,19 +35,14 @@ pub(super) fn furnish(root: &Path, plan: &Plan<'_>, setup: &str) {
     for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "mods", "mail"] {
         fs::create_dir_all(root.join(dir)).expect("the guest's directories");
     }
-    copy(Path::new(BUSYBOX), &root.join("bin/busybox"));
+    install(root, Path::new(BUSYBOX), "bin/busybox");
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).expect("an applet");
     }
     for tool in ["ip", "ping"] {
         let found = succeed(Command::new("sh").args(["-c", &format!("command -v {tool}")]));
         let found = PathBuf::from(found.trim());
-        copy(&found, &root.join("sbin").join(tool));
-        for library in libraries(&found) {
-            let target = root.join(library.strip_prefix("/").unwrap_or(&library));
-            fs::create_dir_all(target.parent().unwrap_or(root)).expect("the library directory");
-            copy(&library, &target);
-        }
+        install(root, &found, &format!("sbin/{tool}"));
     }
     for (place, module) in modules(plan).iter().enumerate() {
         copy(module, &root.join(format!("mods/{place:02}.ko")));
@@ -88,14 +83,17 @@ fn copy(from: &Path, to: &Path) {
         .unwrap_or_else(|error| panic!("{} to {}: {error}", from.display(), to.display()));
 }
 
-/// The shared libraries a program needs, and its loader.
-fn libraries(program: &Path) -> Vec<PathBuf> {
-    let listing = succeed(Command::new("ldd").arg(program));
-    listing
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
+/// Copies a program with the shared libraries it needs and its loader, if it has any.
+fn install(root: &Path, program: &Path, place: &str) {
+    copy(program, &root.join(place));
+    // It fails for a static program, which needs none.
+    let listing = output(Command::new("ldd").arg(program)).stdout;
+    let listing = String::from_utf8_lossy(&listing);
+    for library in listing.split_whitespace().filter(|w| w.starts_with('/')) {
+        let target = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().unwrap_or(root)).expect("the library directory");
+        copy(Path::new(library), &target);
+    }
 }
 
 fn modules(plan: &Plan<'_>) -> Vec<PathBuf> {
