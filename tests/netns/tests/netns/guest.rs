@@ -6,7 +6,7 @@ use std::time::Duration;
 use etherparse::{Icmpv6Type, SlicedPacket, TransportSlice};
 use sixferry_netns_tests::flow::UdpFlow;
 use sixferry_netns_tests::raw::{RawIpv4, echo_request};
-use sixferry_netns_tests::tcp::{Server, bulk, pattern};
+use sixferry_netns_tests::tcp::{Server, bulk, echoed, pattern};
 use sixferry_netns_tests::topology::{
     GUEST_INNER, GUEST_LAN, GUEST_V4, HOST_V6, LabPlan, RELAY_INNER, RELAY_V4, RELAY_V6, USER_V6,
 };
@@ -79,6 +79,8 @@ fn traffic_helpers_work_on_the_guests_lan() {
     assert_eq!(receiver.code, 0, "{}", receiver.text);
     sender.join().unwrap().expect("TCP to the guest");
     assert!(fs::read(guest.path("/tmp/in")).expect("a file of the guest") == bytes);
+
+    echoed(guest, &lab.user, USER_V6, 1 << 20).expect("TCP of the guest");
 
     bulk(&lab.host, &lab.relay, RELAY_V6, 4 << 20).expect("TCP over the cable");
     let flow = UdpFlow::start((&lab.host, HOST_V6), (&lab.relay, RELAY_V6), 100, 2000);
