@@ -8,8 +8,9 @@ TOOLS := $(TARGET_DIR)/tools
 # Root may load the XDP program and run the vectors' steering frames through it.
 STEERING := $(if $(filter 0,$(shell id -u)),--features steering)
 export PATH := $(TOOLS)/bin:$(PATH)
+export SIXFERRY_GUEST_KERNEL ?= $(TOOLS)/guest-kernel
 
-.PHONY: help setup setup-test demo test bench vectors lint soak fuzz fmt docs
+.PHONY: help setup setup-test demo test interop bench vectors lint soak fuzz fmt docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +26,9 @@ demo: setup ## Build, start a lab in namespaces, send real traffic through a tun
 
 test: setup-test ## All tests; as root also those in namespaces with real peers
 	@scripts/test.sh
+
+interop: setup-test ## Of the tests, those with a real Linux peer: 6in4, 6to4, 6rd, fou (root)
+	@scripts/interop.sh
 
 bench: setup-test ## Criterion benches, then an end-to-end figure beside the AF_XDP ceiling (root)
 	@scripts/bench.sh

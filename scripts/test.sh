@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 arguments=(--locked --workspace)
 ignored=()
 if [ "$(id -u)" = 0 ]; then
-  export SIXFERRY_REQUIRE=${SIXFERRY_REQUIRE-afxdp,sit}
+  export SIXFERRY_REQUIRE=${SIXFERRY_REQUIRE-afxdp,sit,qemu}
   arguments+=(--features sixferry-vectors/steering)
   ignored=(--run-ignored all)
 else

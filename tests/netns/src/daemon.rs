@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tempfile::TempDir;
 use crate::api::Api;
 use crate::net::{Net, scratch};
 use crate::process::{Guarded, exit_code};
-use crate::topology::{GUEST_V4, LINK_PREFIX, Lab, RELAY_INNER, RELAY_V4, RELAY_V6, USER_PREFIX};
+use crate::site::SIX_IN_FOUR;
+use crate::topology::{Lab, RELAY_V6};
 use crate::wait::wait_for;
 
 /// Loading the XDP program and binding queues that were just freed takes a while on a busy
@@ -19,7 +21,7 @@ const READY: Duration = Duration::from_secs(30);
 /// Refusing to start must be quick.
 const REFUSAL: Duration = Duration::from_secs(20);
 
-/// The tunnel of the lab's guest.
+/// The tunnel of the lab's guest, or its domain.
 pub const LAB_TUNNEL: &str = "lab";
 
 /// Where the programs under test are: `SIXFERRY_BIN_DIR`, else beside the test executable.
@@ -48,17 +50,28 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A configuration file in the making.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DaemonConfig {
+    router: Ipv6Addr,
     ports: String,
     sections: String,
 }
 
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        Self {
+            router: RELAY_V6,
+            ports: String::new(),
+            sections: String::new(),
+        }
+    }
+}
+
 impl DaemonConfig {
-    /// The lab's ports and its guest's tunnel with an MTU.
+    /// The lab's ports and its guest's tunnel with an MTU, or the domain the guest is in.
     #[must_use]
     pub fn of_lab(lab: &Lab, mode: &str, mtu: u16) -> Self {
-        Self::ports_of_lab(lab, mode).tunnel(&format!("mtu = {mtu}"))
+        Self::ports_of_lab(lab, mode).section(&lab.site.daemon_section(LAB_TUNNEL, mtu))
     }
 
     /// The lab's ports and no tunnel.
@@ -70,6 +83,13 @@ impl DaemonConfig {
         config.section("[worker]\nidle = \"poll\"\npin = false")
     }
 
+    /// The source of its ICMPv6 errors, where that is not [`RELAY_V6`].
+    #[must_use]
+    pub fn router(mut self, address: Ipv6Addr) -> Self {
+        self.router = address;
+        self
+    }
+
     /// Adds a port; `keys` are further lines of its table.
     #[must_use]
     pub fn port(mut self, name: &str, keys: &str) -> Self {
@@ -77,14 +97,10 @@ impl DaemonConfig {
         self
     }
 
-    /// Adds the guest's tunnel; `keys` are further lines of its table.
+    /// Adds the guest's configured tunnel; `keys` are further lines of its table.
     #[must_use]
     pub fn tunnel(self, keys: &str) -> Self {
-        self.section(&format!(
-            "[[tunnel]]\nid = \"{LAB_TUNNEL}\"\nlocal = \"{RELAY_V4}\"\nremote = \"{GUEST_V4}\"\n\
-             prefixes = [\"{USER_PREFIX}\"]\nlink_prefix = \"{LINK_PREFIX}\"\n\
-             link_address = \"{RELAY_INNER}\"\n{keys}"
-        ))
+        self.section(&SIX_IN_FOUR.tunnel_section(LAB_TUNNEL, keys))
     }
 
     /// Adds any section.
@@ -95,10 +111,10 @@ impl DaemonConfig {
     }
 
     fn text(&self, dir: &Path) -> String {
-        let dir = dir.display();
+        let (dir, router) = (dir.display(), self.router);
         format!(
             "state_dir = \"{dir}/state\"\n[api]\nunix_socket = \"{dir}/api.sock\"\n\
-             [metrics]\nlisten = \"\"\n[router]\naddress = \"{RELAY_V6}\"\n{}{}",
+             [metrics]\nlisten = \"\"\n[router]\naddress = \"{router}\"\n{}{}",
             self.ports, self.sections
         )
     }

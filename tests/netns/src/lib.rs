@@ -1,8 +1,8 @@
 //! Namespace tests with real peers: the harness.
 //!
 //! Every test builds its own network namespaces, starts the real `sixferryd` in one of them and
-//! lets another implementation talk to it: the kernel's own IPv6 and TCP, and a real Linux `sit`
-//! device inside a user-mode-linux guest ([`uml`]). Nothing leaves the namespaces.
+//! lets another implementation talk to it: the kernel's own IPv6 and TCP, and a real Linux router
+//! in a kernel of its own ([`guest`]). Nothing leaves the namespaces.
 //!
 //! Everything is a guard: dropping it kills what it started (by process id, never by name) and
 //! removes what it made. A test process that was killed hard leaves namespaces behind; the next
@@ -15,20 +15,22 @@
 pub mod api;
 pub mod daemon;
 pub mod flow;
+pub mod guest;
+pub mod ledger;
 pub mod link;
 pub mod net;
 pub mod ping;
 pub mod process;
 pub mod raw;
 pub mod require;
+pub mod site;
 pub mod tcp;
 pub mod topology;
-pub mod uml;
 pub mod wait;
 
 pub use daemon::{Daemon, DaemonConfig};
+pub use guest::Guest;
 pub use link::Veth;
 pub use net::Net;
 pub use ping::Ping;
-pub use uml::UmlGuest;
 pub use wait::wait_until;

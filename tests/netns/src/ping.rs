@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::guest::Guest;
 use crate::net::Net;
-use crate::uml::UmlGuest;
 
 /// IPv6 header and ICMPv6 header: what a packet of a given length spends before the payload.
 const V6_OVERHEAD: u16 = 48;
@@ -89,7 +89,7 @@ impl Ping {
     /// # Panics
     /// When `ping` prints no summary.
     #[must_use]
-    pub fn from_guest(&self, guest: &UmlGuest) -> PingReport {
+    pub fn from_guest(&self, guest: &Guest) -> PingReport {
         PingReport::parse(guest.shell(&format!("/sbin/ping {}", self.words())).text)
     }
 

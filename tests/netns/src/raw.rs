@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RawProtocol, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto,
@@ -16,21 +17,37 @@ use crate::net::Net;
 /// IPPROTO_RAW: the caller writes the whole header, source address included.
 const RAW: u32 = 255;
 
-/// A protocol-41 socket of a host: it writes the inner packet, the kernel the outer header.
+/// The EtherType of IPv4.
+const ETHERTYPE_IPV4: u16 = 0x0800;
+
+/// A raw IPv4 socket of a host: it writes the payload, the kernel the outer header.
 #[derive(Debug)]
-pub struct Protocol41 {
+pub struct RawIpv4 {
     socket: OwnedFd,
 }
 
-impl Protocol41 {
-    /// A socket that sends from `local` and receives what comes to it.
+impl RawIpv4 {
+    /// A socket for protocol 41 that sends from `local` and receives what comes to it.
     ///
     /// # Panics
     /// Without root or when `local` is not there.
     #[must_use]
-    pub fn open(net: &Net, local: Ipv4Addr) -> Self {
+    pub fn protocol_41(net: &Net, local: Ipv4Addr) -> Self {
+        Self::open(net, local, ipproto::IPV6)
+    }
+
+    /// The same for UDP; it sees every datagram, the kernel delivers them besides.
+    ///
+    /// # Panics
+    /// As [`RawIpv4::protocol_41`].
+    #[must_use]
+    pub fn udp(net: &Net, local: Ipv4Addr) -> Self {
+        Self::open(net, local, ipproto::UDP)
+    }
+
+    fn open(net: &Net, local: Ipv4Addr, protocol: rustix::net::Protocol) -> Self {
         let socket = net.enter(|| {
-            let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::IPV6));
+            let socket = socket(AddressFamily::INET, SocketType::RAW, Some(protocol));
             let socket = socket.expect("a raw socket");
             bind(&socket, &SocketAddrV4::new(local, 0)).expect("a local address");
             socket
@@ -52,11 +69,49 @@ impl Protocol41 {
     #[must_use]
     pub fn receive(&self, timeout: Duration) -> Option<Vec<u8>> {
         set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout)).expect("a timeout");
-        let mut bytes = vec![0; 65536];
-        let (len, _) = recv(&self.socket, bytes.as_mut_slice(), RecvFlags::empty()).ok()?;
-        bytes.truncate(len);
-        Some(bytes)
+        next_packet(&self.socket)
     }
+}
+
+/// Every IPv4 packet that enters a namespace, once for each interface it enters by: also those
+/// it forwards. Bridged frames stay below it.
+#[derive(Debug)]
+pub struct Tap {
+    socket: OwnedFd,
+}
+
+impl Tap {
+    /// Listens from now on.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn ipv4(net: &Net) -> Self {
+        let ethertype = u32::from(ETHERTYPE_IPV4.to_be());
+        let protocol = RawProtocol::new(ethertype).map(rustix::net::Protocol::from_raw);
+        let opened = net.enter(|| socket(AddressFamily::PACKET, SocketType::DGRAM, protocol));
+        let socket = opened.expect("a packet socket");
+        set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(1)))
+            .expect("a timeout");
+        Self { socket }
+    }
+
+    /// What has come since the last call, each packet from its IPv4 header on.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| next_packet(&self.socket)).collect()
+    }
+}
+
+fn next_packet(socket: &OwnedFd) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 65536];
+    let len = match recv(socket, bytes.as_mut_slice(), RecvFlags::empty()) {
+        Ok((len, _)) => len,
+        Err(Errno::AGAIN) => return None,
+        Err(error) => panic!("receiving: {error}"),
+    };
+    bytes.truncate(len);
+    Some(bytes)
 }
 
 /// Sends `inner` in protocol 41 with any outer source.
@@ -69,13 +124,30 @@ pub fn send_spoofed(net: &Net, source: Ipv4Addr, destination: Ipv4Addr, inner: &
     let header = Ipv4Header::new(len, 64, IpNumber::IPV6, from, to).expect("a header");
     let mut packet = header.to_bytes().to_vec();
     packet.extend_from_slice(inner);
+    send_ipv4(net, destination, &packet);
+}
+
+/// Sends `inner` in UDP with any outer source.
+///
+/// # Panics
+/// Without root.
+pub fn send_spoofed_udp(net: &Net, source: SocketAddrV4, destination: SocketAddrV4, inner: &[u8]) {
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(source.ip().octets(), destination.ip().octets(), 64)
+        .udp(source.port(), destination.port())
+        .write(&mut packet, inner)
+        .expect("a packet");
+    send_ipv4(net, *destination.ip(), &packet);
+}
+
+fn send_ipv4(net: &Net, destination: Ipv4Addr, packet: &[u8]) {
     net.enter(|| {
         let protocol = RawProtocol::new(RAW).map(rustix::net::Protocol::from_raw);
         let socket = socket(AddressFamily::INET, SocketType::RAW, protocol);
         let to = SocketAddrV4::new(destination, 0);
         let _ = sendto(
             socket.expect("a raw socket"),
-            &packet,
+            packet,
             SendFlags::empty(),
             &to,
         );

@@ -1,7 +1,7 @@
 //! Which real peers must be there.
 //!
-//! A machine without user-mode-linux or AF_XDP may skip what needs them. `make test` run by root
-//! names them in `SIXFERRY_REQUIRE` (`afxdp,sit`), and then a missing one is a failure.
+//! A machine without user-mode-linux, qemu or AF_XDP may skip what needs them. `make test` run by
+//! root names them in `SIXFERRY_REQUIRE` (`afxdp,sit,qemu`), and then a missing one is a failure.
 
 /// True when the environment demands `feature`.
 #[must_use]

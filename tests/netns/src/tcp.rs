@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::guest::Guest;
 use crate::net::Net;
 use crate::wait::wait_for;
 
@@ -130,6 +131,41 @@ pub fn bulk(
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(start.elapsed())
+}
+
+/// The guest connects to `server` and sends back all it receives; `len` bytes go both ways at once
+/// and are checked when they return.
+///
+/// # Errors
+/// When the connection stalls or the bytes differ.
+pub fn echoed(
+    guest: &Guest,
+    server: &Net,
+    address: impl Into<IpAddr>,
+    len: usize,
+) -> io::Result<()> {
+    let bytes = pattern(len, len as u64);
+    let listening = Server::listen(server, address);
+    let (to, port) = (listening.address.ip(), listening.address.port());
+    let echo = guest.start(&format!("nc {to} {port} -e /bin/cat"));
+    let mut stream = listening.accept()?;
+    let mut sending = stream.try_clone()?;
+    let sent = bytes.clone();
+    let sender = thread::spawn(move || {
+        sending.write_all(&sent)?;
+        sending.shutdown(Shutdown::Write)
+    });
+    let mut received = Vec::with_capacity(len);
+    stream.read_to_end(&mut received)?;
+    sender.join().expect("the sender does not panic")?;
+    let said = echo.wait(STALL);
+    if said.code != 0 || received != bytes {
+        let (code, text) = (said.code, said.text);
+        let got = received.len();
+        let text = format!("{got} of {len} bytes, or some differ; nc: {code} {text}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(())
 }
 
 /// A line there and back over an open connection.

@@ -8,14 +8,16 @@
 //!    tap4 --- br4 (198.51.100.3) --- uplink --+          +--------------+
 //! ```
 //!
-//! One-armed, `wan` carries both families and the IPv6 host hangs on `br4` as well.
+//! One-armed, `wan` carries both families and the IPv6 host hangs on `br4` as well. The addresses
+//! are those of the configured tunnel; [`crate::site`] has the other kinds.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::guest::{Card, Guest};
 use crate::link::Veth;
 use crate::net::Net;
 use crate::require::available;
-use crate::uml::{Card, UmlGuest};
+use crate::site::{SIX_IN_FOUR, Site};
 
 /// The relay's tunnel address, an ordinary address of its `wan`.
 pub const RELAY_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -64,7 +66,7 @@ pub enum Arms {
 #[derive(Debug)]
 pub struct Lab {
     /// The guest first: it goes before its namespace does.
-    guest: Option<UmlGuest>,
+    guest: Option<Guest>,
     /// The user's site and the IPv4 underlay.
     pub user: Net,
     /// Where `sixferryd` runs.
@@ -73,12 +75,15 @@ pub struct Lab {
     pub host: Net,
     /// The topology.
     pub arms: Arms,
+    /// The kind of peer and its addresses.
+    pub site: Site,
 }
 
 /// What a lab is built like.
 #[derive(Clone, Debug)]
 pub struct LabPlan {
     arms: Arms,
+    site: Site,
     guest_mtu: u16,
     lan_mtu: u32,
     guest: bool,
@@ -93,6 +98,7 @@ impl LabPlan {
     pub fn new() -> Self {
         Self {
             arms: Arms::Two,
+            site: SIX_IN_FOUR,
             guest_mtu: 1280,
             lan_mtu: 1500,
             guest: true,
@@ -106,6 +112,13 @@ impl LabPlan {
     #[must_use]
     pub fn arms(mut self, arms: Arms) -> Self {
         self.arms = arms;
+        self
+    }
+
+    /// Another kind of peer.
+    #[must_use]
+    pub fn site(mut self, site: &Site) -> Self {
+        self.site = site.clone();
         self
     }
 
@@ -157,19 +170,21 @@ impl LabPlan {
     /// When a step fails, or a required guest cannot be had.
     #[must_use]
     pub fn build(&self) -> Option<Lab> {
-        if self.guest && !available("sit", UmlGuest::missing().as_deref()) {
+        let site = &self.site;
+        let engine = site.engine();
+        if self.guest && !available(engine.feature(), engine.missing().as_deref()) {
             return None;
         }
         let (user, relay, host) = (Net::new("user"), Net::new("relay"), Net::new("host"));
         user.ip("link add br4 type bridge stp_state 0 forward_delay 0");
         user.ip("link set br4 up");
-        user.ip(&format!("addr add {PLAIN_V4}/24 dev br4"));
+        user.ip(&format!("addr add {}/24 dev br4", site.plain_v4));
         let queues = self.queues;
         Veth::between(&relay, "wan", &user, "uplink")
             .queues(queues)
             .build();
         user.ip("link set uplink master br4");
-        relay.ip(&format!("addr add {RELAY_V4}/24 dev wan"));
+        relay.ip(&format!("addr add {}/24 dev wan", site.relay_v4));
 
         let native = match self.arms {
             Arms::One => {
@@ -193,7 +208,7 @@ impl LabPlan {
         };
         relay.ip(&format!("addr add {RELAY_V6}/64 dev {native} nodad"));
         host.ip(&format!("addr add {HOST_V6}/64 dev eth0 nodad"));
-        for prefix in [USER_PREFIX, LINK_PREFIX] {
+        for prefix in site.prefixes {
             host.ip(&format!("route add {prefix} via {RELAY_V6}"));
         }
         let guest = self.guest.then(|| self.boot(&user));
@@ -203,10 +218,11 @@ impl LabPlan {
             relay,
             host,
             arms: self.arms,
+            site: site.clone(),
         })
     }
 
-    fn boot(&self, user: &Net) -> UmlGuest {
+    fn boot(&self, user: &Net) -> Guest {
         let cards = [("tap4", GUEST_MAC), ("tap6", GUEST_LAN_MAC)];
         let cards = cards.map(|(tap, mac)| Card {
             tap: tap.to_owned(),
@@ -219,20 +235,18 @@ impl LabPlan {
                 format!("ip link add link vec0 name vec0.{vid} type vlan id {vid}\n"),
             ),
         };
-        let mtu = self.guest_mtu;
+        let site = &self.site;
+        let (guest_v4, guest_lan) = (site.guest_v4, site.guest_lan);
         let setup = format!(
             "ip link set vec0 up\n{vlan}ip link set {uplink} up\nip link set vec1 up\n\
-             ip addr add {GUEST_V4}/24 dev {uplink}\n\
-             ip -6 addr add {GUEST_LAN}/64 dev vec1 nodad\n\
-             ip tunnel add t0 mode sit local {GUEST_V4} remote {RELAY_V4} ttl 64\n\
-             ip link set t0 mtu {mtu} up\n\
-             ip -6 addr add {GUEST_INNER}/64 dev t0 nodad\n\
-             ip -6 route add default via {RELAY_INNER} dev t0\n"
+             ip addr add {guest_v4}/24 dev {uplink}\n\
+             ip -6 addr add {guest_lan}/64 dev vec1 nodad\n{}",
+            site.tunnel_script(self.guest_mtu)
         );
-        let guest = UmlGuest::boot(user, &cards, &setup);
+        let guest = Guest::boot(site.engine(), user, &cards, &setup);
         user.ip("link set tap4 master br4");
-        user.ip(&format!("addr add {USER_V6}/64 dev tap6 nodad"));
-        user.ip(&format!("route add default via {GUEST_LAN} dev tap6"));
+        user.ip(&format!("addr add {}/64 dev tap6 nodad", site.user_v6));
+        user.ip(&format!("route add default via {guest_lan} dev tap6"));
         guest
     }
 }
@@ -244,12 +258,12 @@ impl Default for LabPlan {
 }
 
 impl Lab {
-    /// The real `sit` router.
+    /// The real router.
     ///
     /// # Panics
     /// When the lab was built without.
     #[must_use]
-    pub fn guest(&self) -> &UmlGuest {
+    pub fn guest(&self) -> &Guest {
         self.guest.as_ref().expect("this lab has a guest")
     }
 

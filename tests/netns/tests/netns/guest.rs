@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use etherparse::{Icmpv6Type, SlicedPacket, TransportSlice};
 use sixferry_netns_tests::flow::UdpFlow;
-use sixferry_netns_tests::raw::{Protocol41, echo_request};
-use sixferry_netns_tests::tcp::{Server, bulk, pattern};
+use sixferry_netns_tests::raw::{RawIpv4, echo_request};
+use sixferry_netns_tests::tcp::{Server, bulk, echoed, pattern};
 use sixferry_netns_tests::topology::{
     GUEST_INNER, GUEST_LAN, GUEST_V4, HOST_V6, LabPlan, RELAY_INNER, RELAY_V4, RELAY_V6, USER_V6,
 };
@@ -27,7 +27,7 @@ fn guest_answers_an_echo_inside_protocol_41() {
         "the underlay"
     );
 
-    let socket = Protocol41::open(&lab.relay, RELAY_V4);
+    let socket = RawIpv4::protocol_41(&lab.relay, RELAY_V4);
     socket.send(GUEST_V4, &echo_request(RELAY_INNER, GUEST_INNER, 64));
     let reply = socket.receive(Duration::from_secs(3)).expect("an answer");
     let outer = SlicedPacket::from_ip(&reply).unwrap();
@@ -79,6 +79,8 @@ fn traffic_helpers_work_on_the_guests_lan() {
     assert_eq!(receiver.code, 0, "{}", receiver.text);
     sender.join().unwrap().expect("TCP to the guest");
     assert!(fs::read(guest.path("/tmp/in")).expect("a file of the guest") == bytes);
+
+    echoed(guest, &lab.user, USER_V6, 1 << 20).expect("TCP of the guest");
 
     bulk(&lab.host, &lab.relay, RELAY_V6, 4 << 20).expect("TCP over the cable");
     let flow = UdpFlow::start((&lab.host, HOST_V6), (&lab.relay, RELAY_V6), 100, 2000);

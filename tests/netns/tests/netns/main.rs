@@ -3,10 +3,13 @@
 
 mod checksum;
 mod control;
+mod crossed;
 mod guest;
 mod host;
+mod interop;
 mod modes;
 mod next_hop;
+mod peers;
 mod setup;
 mod sit;
 mod soak;

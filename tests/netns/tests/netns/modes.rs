@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use sixferry_netns_tests::api::balance;
 use sixferry_netns_tests::daemon::{Daemon, DaemonConfig};
+use sixferry_netns_tests::ledger::balance;
 use sixferry_netns_tests::tcp::bulk;
 use sixferry_netns_tests::topology::{GUEST_INNER, HOST_V6, LabPlan, RELAY_V4, USER_V6};
 use sixferry_netns_tests::{Net, Ping, wait_until};

@@ -7,16 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sixferry_netns_tests::Ping;
-use sixferry_netns_tests::api::{Balance, balance, dropped_for};
 use sixferry_netns_tests::daemon::Daemon;
 use sixferry_netns_tests::flow::{FlowReport, UdpFlow};
-use sixferry_netns_tests::raw::{Protocol41, echo_request, send_ipv6, send_spoofed};
+use sixferry_netns_tests::ledger::{assert_every_packet_accounted_for, balance, dropped_for};
+use sixferry_netns_tests::raw::{RawIpv4, echo_request, send_ipv6, send_spoofed};
 use sixferry_netns_tests::tcp::bulk;
 use sixferry_netns_tests::topology::{
     GUEST_INNER, GUEST_V4, HOST_V6, Lab, LabPlan, PLAIN_V4, RELAY_INNER, RELAY_V4, USER_V6,
 };
 use sixferry_netns_tests::wait::wait_for;
-use sixferry_proto::dataplane::v1::{CounterReport, PacketsBytes};
 
 use crate::started;
 
@@ -59,14 +58,12 @@ fn counter_invariant_after_mixed_traffic() {
     assert!(transfers.load(Ordering::Acquire) >= 2, "TCP went both ways");
     assert_flow("to the host", &up);
     assert_flow("to the user", &down);
-    let settled = quiesce(&daemon);
-    assert_eq!(settled.taken_in, settled.accounted, "{settled:?}");
+    let report = assert_every_packet_accounted_for(&daemon);
+    let settled = balance(&report);
     assert!(
         settled.forwarded >= up.received + down.received,
         "{settled:?}"
     );
-    let report = daemon.api().counters();
-    assert_ports_agree(&daemon, &report);
     for reason in [
         "NO_TUNNEL",
         "INNER_SRC_SPOOF",
@@ -78,39 +75,6 @@ fn counter_invariant_after_mixed_traffic() {
             "{reason} was provoked: {report:?}"
         );
     }
-    for worker in &report.workers {
-        let one = CounterReport {
-            total: Some(worker.clone()),
-            ..Default::default()
-        };
-        let one = balance(&one);
-        assert_eq!(one.taken_in, one.accounted, "worker {:?}", worker.worker);
-    }
-}
-
-/// The rings saw what the workers counted, in and out. Queue counters are published less often
-/// than the workers' own.
-fn assert_ports_agree(daemon: &Daemon, report: &CounterReport) {
-    let total = report.total.clone().unwrap_or_default();
-    let packets = |count: Option<PacketsBytes>| count.unwrap_or_default().packets;
-    let wanted = (
-        packets(total.received),
-        packets(total.forwarded) + packets(total.answered),
-    );
-    let mut seen = (0, 0);
-    let agreed = wait_for(Duration::from_secs(5), || {
-        let ports = daemon.api().ports();
-        let counters = || ports.iter().filter_map(|port| port.counters);
-        seen = (
-            counters().map(|port| packets(port.received)).sum(),
-            counters().map(|port| packets(port.sent)).sum(),
-        );
-        (seen == wanted).then_some(())
-    });
-    assert!(
-        agreed.is_some(),
-        "in and out: ports {seen:?}, workers {wanted:?}"
-    );
 }
 
 fn daemon_runs(daemon: &Daemon) -> bool {
@@ -129,19 +93,6 @@ fn assert_flow(name: &str, report: &FlowReport) {
     );
 }
 
-/// Reads the counters until two readings agree.
-fn quiesce(daemon: &Daemon) -> Balance {
-    let mut last = balance(&daemon.api().counters());
-    let settled = wait_for(Duration::from_secs(10), || {
-        thread::sleep(Duration::from_millis(200));
-        let now = balance(&daemon.api().counters());
-        let same = now == last;
-        last = now;
-        (same && now.taken_in == now.accounted).then_some(now)
-    });
-    settled.map_or(last, |(settled, _)| settled)
-}
-
 fn bulk_loop(lab: &Lab, stop: &AtomicBool, transfers: &AtomicU64) {
     while !stop.load(Ordering::Acquire) {
         bulk(&lab.user, &lab.host, HOST_V6, 1 << 20).expect("TCP from the user");
@@ -152,7 +103,7 @@ fn bulk_loop(lab: &Lab, stop: &AtomicBool, transfers: &AtomicU64) {
 
 /// Spoofed, truncated, oversized, expiring: each must be counted somewhere.
 fn odd_packets_loop(lab: &Lab, stop: &AtomicBool) {
-    let stranger = Protocol41::open(&lab.user, PLAIN_V4);
+    let stranger = RawIpv4::protocol_41(&lab.user, PLAIN_V4);
     let as_guest = |inner: &[u8]| send_spoofed(&lab.user, GUEST_V4, RELAY_V4, inner);
     while !stop.load(Ordering::Acquire) {
         stranger.send(RELAY_V4, &echo_request(GUEST_INNER, HOST_V6, 64));
