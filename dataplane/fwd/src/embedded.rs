@@ -51,6 +51,10 @@ pub(crate) fn outer_source(
     if tables.is_broadcast(source) {
         return Err(DropReason::V4SrcBroadcast);
     }
+    if tables.is_local_v4(source) {
+        // RFC 1812 section 5.3.7: nobody but us sends from our address
+        return Err(DropReason::LoopSelf);
+    }
     if domain.is_denied(source) {
         return Err(DropReason::V4Denied);
     }

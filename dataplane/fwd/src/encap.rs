@@ -104,7 +104,8 @@ fn lies_behind_a_tunnel(tables: &Tables, source: Target, src: u128) -> bool {
     };
     let record = tables.tunnel(id).filter(|r| r.has(record::DOMAIN));
     let domain = record.and_then(|record| tables.domain(record));
-    domain.is_some_and(|d| !d.is_six_to_four() && !d.serves(src))
+    // a mere route into the domain, such as a customer's default, says nothing about sources
+    domain.is_some_and(|d| !d.is_six_to_four() && d.embedding.contains(src) && !d.serves(src))
 }
 
 /// Forwards a packet whose addresses are in order.
