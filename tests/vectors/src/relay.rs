@@ -8,7 +8,7 @@ use sixferry_fwd::{
     RouteSource, Settings, Tables, TablesBuilder, Ticks, TunnelId, TunnelLink, TunnelSpec, Verdict,
     WorkerCounters, process,
 };
-use sixferry_wire::ether;
+use sixferry_wire::{ether, ipv4, udp as wire_udp};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -236,6 +236,12 @@ impl Relay {
         self.frame(INSIDE, &ethernet(ether::TYPE_IPV6, packet))
     }
 
+    /// Sends an IPv6 packet in as protocol 41.
+    pub fn decapsulated(&mut self, src: Ipv4Addr, dst: Ipv4Addr, inner: &[u8]) -> Sent {
+        let packet = in_ipv4(src, dst, ipv4::PROTO_IPV6, 0, inner);
+        self.frame(OUTSIDE, &ethernet(ether::TYPE_IPV4, &packet))
+    }
+
     /// Sends an IPv6 packet in through the tunnel of `remote`.
     pub fn tunnelled(&mut self, remote: Ipv4Addr, packet: &[u8]) -> Sent {
         self.frame(
@@ -256,19 +262,39 @@ pub fn ethernet(ether_type: u16, packet: &[u8]) -> Vec<u8> {
 /// A protocol-41 packet from `remote` to the relay, TOS as given.
 #[must_use]
 pub fn outer(remote: Ipv4Addr, tos: u8, inner: &[u8]) -> Vec<u8> {
-    let mut header = [0; 20];
-    sixferry_wire::ipv4::Repr {
+    in_ipv4(remote, LOCAL, ipv4::PROTO_IPV6, tos, inner)
+}
+
+/// An IPv4 packet, ID 7, DF clear, TTL 61.
+#[must_use]
+pub fn in_ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, tos: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; ipv4::HEADER_LEN];
+    ipv4::Repr {
         tos,
-        total_len: u16::try_from(20 + inner.len()).unwrap_or(u16::MAX),
+        total_len: u16::try_from(20 + payload.len()).unwrap_or(u16::MAX),
         identification: 7,
         df: false,
         ttl: 61,
-        protocol: 41,
-        src: remote.octets(),
-        dst: LOCAL.octets(),
+        protocol,
+        src: src.octets(),
+        dst: dst.octets(),
     }
     .emit(&mut header);
-    [&header, inner].concat()
+    [&header, payload].concat()
+}
+
+/// A UDP datagram in IPv4, with a checksum.
+#[must_use]
+pub fn in_udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; wire_udp::HEADER_LEN];
+    let len = u16::try_from(header.len() + payload.len()).unwrap_or(u16::MAX);
+    wire_udp::emit(&mut header, src.1, dst.1, len);
+    let mut datagram = [&header, payload].concat();
+    let sum = wire_udp::compute_checksum(src.0.octets(), dst.0.octets(), &datagram);
+    if let Some(field) = datagram.get_mut(6..8) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+    in_ipv4(src.0, dst.0, ipv4::PROTO_UDP, 0, &datagram)
 }
 
 /// A UDP packet of `payload` bytes.

@@ -1,11 +1,11 @@
 //! Fragments: what the packet path hands to reassembly, and what comes of it.
 
-use crate::{decapsulated, in_ipv4};
 use sixferry_fwd::fragment::fragment;
 use sixferry_fwd::reassembly::{Limits, Outcome, Reassembler};
 use sixferry_fwd::{DropReason, PuntReason, Settings, Ticks, Verdict};
 use sixferry_vectors::relay::{
-    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, ethernet, outer, udp,
+    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, ethernet, in_ipv4,
+    outer, udp,
 };
 use sixferry_wire::{checksum, ether, ipv4};
 use std::net::Ipv4Addr;
@@ -96,7 +96,7 @@ fn stranger_opens_nothing() {
     }
     // neither does a protocol that no tunnel speaks there
     for protocol in [1, 6, 17, 47] {
-        let packet = in_ipv4(REMOTE_A, LOCAL, protocol, &[7; 1000]);
+        let packet = in_ipv4(REMOTE_A, LOCAL, protocol, 0, &[7; 1000]);
         for piece in cut(&packet, 576) {
             let sent = both.send(&piece).expect("a verdict at once");
             assert!(
@@ -138,7 +138,7 @@ fn bad_headers_never_reach_reassembly() {
     let mut plain = Relay::new();
     let sent = plain.frame(OUTSIDE, &ethernet(ether::TYPE_IPV4, &piece));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4Fragment));
-    let sent = decapsulated(&mut plain, REMOTE_A, LOCAL, &udp(USER_A, HOST, 64, 700));
+    let sent = plain.decapsulated(REMOTE_A, LOCAL, &udp(USER_A, HOST, 64, 700));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
 }
 

@@ -14,8 +14,8 @@ mod sources;
 mod tables;
 mod udp_tunnels;
 
-use sixferry_vectors::relay::{OUTSIDE, Relay, Sent, ethernet};
-use sixferry_wire::{ether, icmpv6, ipv4, ipv6};
+use sixferry_vectors::relay::Sent;
+use sixferry_wire::{icmpv6, ipv4, ipv6};
 use std::net::Ipv4Addr;
 
 fn outer_header(packet: &[u8]) -> ipv4::Header<'_> {
@@ -45,29 +45,6 @@ fn icmp_of(packet: &[u8]) -> (u8, u8, u32) {
 fn with_class(mut packet: Vec<u8>, class: u8) -> Vec<u8> {
     ipv6::set_traffic_class(packet.first_chunk_mut().expect("header"), class);
     packet
-}
-
-/// An IPv4 packet with the payload of protocol `protocol`.
-fn in_ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut header = [0; 20];
-    ipv4::Repr {
-        tos: 0,
-        total_len: u16::try_from(20 + payload.len()).expect("short"),
-        identification: 7,
-        df: false,
-        ttl: 61,
-        protocol,
-        src: src.octets(),
-        dst: dst.octets(),
-    }
-    .emit(&mut header);
-    [&header, payload].concat()
-}
-
-/// Sends an IPv6 packet in as protocol 41.
-fn decapsulated(relay: &mut Relay, src: Ipv4Addr, dst: Ipv4Addr, inner: &[u8]) -> Sent {
-    let packet = in_ipv4(src, dst, ipv4::PROTO_IPV6, inner);
-    relay.frame(OUTSIDE, &ethernet(ether::TYPE_IPV4, &packet))
 }
 
 /// Outer source and destination of what leaves.

@@ -1,6 +1,6 @@
 //! 6rd: RFC 5969.
 
-use crate::{decapsulated, icmp_of, inner_header, outer_header, sent_from};
+use crate::{icmp_of, inner_header, outer_header, sent_from};
 use sixferry_fwd::{
     DomainKind, DomainSpec, DropReason, Dscp, MtuMode, Route, RouteSource, SixRdRole, Verdict,
 };
@@ -84,7 +84,7 @@ fn anycast_border_relay_sends_from_the_anycast_address_with_df() {
 #[test]
 fn border_relay_takes_what_the_outer_source_may_send() {
     let mut relay = border(|_| ());
-    let ok = decapsulated(&mut relay, CE, BR, &udp(AT_CE, HOST, 64, 8));
+    let ok = relay.decapsulated(CE, BR, &udp(AT_CE, HOST, 64, 8));
     assert_eq!(ok.verdict, Verdict::Tx(INSIDE));
     let cases = [
         (OTHER, AT_CE, DropReason::S6rdSrcMismatch),
@@ -97,7 +97,7 @@ fn border_relay_takes_what_the_outer_source_may_send() {
         ([224, 0, 0, 1].into(), AT_CE, DropReason::V4SrcMartian),
     ];
     for (outer, inner, reason) in cases {
-        let sent = decapsulated(&mut relay, outer, BR, &udp(inner, HOST, 64, 8));
+        let sent = relay.decapsulated(outer, BR, &udp(inner, HOST, 64, 8));
         assert_eq!(sent.verdict, Verdict::Drop(reason), "{inner} from {outer}");
     }
 }
@@ -106,7 +106,7 @@ fn border_relay_takes_what_the_outer_source_may_send() {
 fn customers_reach_each_other_and_themselves_through_the_border_relay() {
     let mut relay = border(|_| ());
     for (to, at) in [(OTHER, AT_OTHER), (CE, AT_CE)] {
-        let sent = decapsulated(&mut relay, CE, BR, &udp(AT_CE, at, 64, 8));
+        let sent = relay.decapsulated(CE, BR, &udp(AT_CE, at, 64, 8));
         assert_eq!(sent.verdict, Verdict::Tx(OUTSIDE), "{at}");
         assert_eq!(sent_from(&sent), (BR, to));
         assert_eq!(inner_header(&sent.ip()[20..]).hop_limit(), 63);
@@ -119,9 +119,9 @@ fn border_relays_own_prefix_is_null_but_for_its_anycast_address() {
     let anycast = "3fff:0:0:100::";
     let sent = relay.native(&udp(HOST, AT_BR, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
-    let sent = decapsulated(&mut relay, CE, BR, &udp(AT_CE, AT_BR, 64, 8));
+    let sent = relay.decapsulated(CE, BR, &udp(AT_CE, AT_BR, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
-    let sent = decapsulated(&mut relay, CE, BR, &echo(AT_CE, anycast));
+    let sent = relay.decapsulated(CE, BR, &echo(AT_CE, anycast));
     assert_eq!(sent.verdict, Verdict::Answer(OUTSIDE));
     assert_eq!(sent_from(&sent), (BR, CE));
     assert_eq!(icmp_of(&sent.ip()[20..]).0, icmpv6::ECHO_REPLY);
@@ -135,11 +135,11 @@ fn known_relays_are_filtered_both_ways() {
         let blocks = ["10.80.80.80/32", "192.88.99.0/24"];
         spec.deny_v4 = blocks.map(|text| text.parse().expect("prefix")).to_vec();
     });
-    let sent = decapsulated(&mut relay, OTHER, BR, &udp(AT_OTHER, HOST, 64, 8));
+    let sent = relay.decapsulated(OTHER, BR, &udp(AT_OTHER, HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4Denied));
     let sent = relay.native(&udp(HOST, AT_OTHER, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4Denied));
-    let sent = decapsulated(&mut relay, CE, BR, &udp(AT_CE, HOST, 64, 8));
+    let sent = relay.decapsulated(CE, BR, &udp(AT_CE, HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
 }
 
@@ -189,7 +189,7 @@ fn customer_edge_receives() {
         ),
     ];
     for (outer, src, dst, want) in cases {
-        let sent = decapsulated(&mut relay, outer, CE, &udp(src, dst, 64, 8));
+        let sent = relay.decapsulated(outer, CE, &udp(src, dst, 64, 8));
         assert_eq!(sent.verdict, want, "{src} to {dst} from {outer}");
     }
 }
@@ -230,11 +230,11 @@ fn two_domains_and_a_tunnel_side_by_side() {
         sent_from(&relay.native(&udp(HOST, at, 64, 8))),
         (second, customer)
     );
-    let sent = decapsulated(&mut relay, customer, second, &udp(at, HOST, 64, 8));
+    let sent = relay.decapsulated(customer, second, &udp(at, HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
-    let sent = decapsulated(&mut relay, customer, BR, &udp(at, HOST, 64, 8));
+    let sent = relay.decapsulated(customer, BR, &udp(at, HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6rdSrcNotInDomain));
     // from one domain into the other
-    let sent = decapsulated(&mut relay, customer, second, &udp(at, AT_CE, 64, 8));
+    let sent = relay.decapsulated(customer, second, &udp(at, AT_CE, 64, 8));
     assert_eq!(sent_from(&sent), (BR, CE));
 }

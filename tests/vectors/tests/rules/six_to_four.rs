@@ -1,6 +1,6 @@
 //! 6to4: RFC 3056, RFC 3964, RFC 7526, and what stf(4) could be told.
 
-use crate::{decapsulated, icmp_of, inner_header, outer_header, sent_from};
+use crate::{icmp_of, inner_header, outer_header, sent_from};
 use sixferry_fwd::{
     DomainKind, DomainSpec, DropReason, Route, RouteSource, SixToFourRole, TableError, TunnelId,
     Urpf, Verdict,
@@ -70,9 +70,9 @@ fn martians() -> Vec<Ipv4Addr> {
 fn without_a_domain_nothing_is_6to4() {
     let mut relay = Relay::new();
     let inner = udp(&of(PEER), HOST, 64, 8);
-    let sent = decapsulated(&mut relay, PEER, ANYCAST, &inner);
+    let sent = relay.decapsulated(PEER, ANYCAST, &inner);
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::AnycastDisabled));
-    let sent = decapsulated(&mut relay, PEER, OWN, &inner);
+    let sent = relay.decapsulated(PEER, OWN, &inner);
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::NoTunnel));
     let sent = relay.native(&udp(HOST, &of(PEER), 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE), "an ordinary route");
@@ -99,18 +99,18 @@ fn martians_are_refused_both_ways_also_after_a_good_packet() {
         );
         let inner = udp(&of(PEER), HOST, 64, 8);
         assert_eq!(
-            decapsulated(&mut relay, PEER, OWN, &inner).verdict,
+            relay.decapsulated(PEER, OWN, &inner).verdict,
             Verdict::Tx(INSIDE)
         );
         let inner = udp(&of(martian), HOST, 64, 8);
-        let sent = decapsulated(&mut relay, martian, OWN, &inner);
+        let sent = relay.decapsulated(martian, OWN, &inner);
         assert_eq!(
             sent.verdict,
             Verdict::Drop(DropReason::V4SrcMartian),
             "{martian}"
         );
         let inner = udp(&of(PEER), &of(martian), 64, 8);
-        let sent = decapsulated(&mut relay, PEER, OWN, &inner);
+        let sent = relay.decapsulated(PEER, OWN, &inner);
         assert_eq!(
             sent.verdict,
             Verdict::Drop(DropReason::V6DstEmbedsMartian),
@@ -128,7 +128,7 @@ fn laboratory_blocks_are_exempt_and_denied_blocks_are_not_spoken_to() {
     });
     let inner = udp(&of(lab), HOST, 64, 8);
     assert_eq!(
-        decapsulated(&mut relay, lab, OWN, &inner).verdict,
+        relay.decapsulated(lab, OWN, &inner).verdict,
         Verdict::Tx(INSIDE)
     );
     assert_eq!(
@@ -142,7 +142,7 @@ fn laboratory_blocks_are_exempt_and_denied_blocks_are_not_spoken_to() {
     let sent = relay.native(&udp(HOST, &of(denied), 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4Denied));
     let inner = udp(&of(denied), HOST, 64, 8);
-    let sent = decapsulated(&mut relay, denied, OWN, &inner);
+    let sent = relay.decapsulated(denied, OWN, &inner);
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4Denied));
 }
 
@@ -158,7 +158,7 @@ fn broadcast_addresses_follow_the_list() {
         relay.publish();
         let verdict = relay.native(&out).verdict;
         assert_eq!(verdict == Verdict::Drop(DropReason::V4DstBroadcast), listed);
-        let verdict = decapsulated(&mut relay, broadcast, OWN, &inner).verdict;
+        let verdict = relay.decapsulated(broadcast, OWN, &inner).verdict;
         assert_eq!(verdict == Verdict::Drop(DropReason::V4SrcBroadcast), listed);
         assert_eq!(verdict == Verdict::Tx(INSIDE), !listed);
     }
@@ -169,14 +169,14 @@ fn restriction_to_a_prefix_of_peers() {
     let (mut relay, _) = with(|spec| kind(spec, |_, len, _| *len = 16));
     let far = Ipv4Addr::new(8, 1, 0, 2);
     let inner = udp(&of(far), HOST, 64, 8);
-    let sent = decapsulated(&mut relay, far, OWN, &inner);
+    let sent = relay.decapsulated(far, OWN, &inner);
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6to4PeerRestricted));
     let sent = relay.native(&udp(HOST, &of(far), 64, 8));
     assert_eq!(sent.verdict, Verdict::Answer(INSIDE));
     assert_eq!(icmp_of(sent.ip()), (1, icmpv6::CODE_NO_ROUTE, 0));
     let inner = udp(&of(PEER), HOST, 64, 8);
     assert_eq!(
-        decapsulated(&mut relay, PEER, OWN, &inner).verdict,
+        relay.decapsulated(PEER, OWN, &inner).verdict,
         Verdict::Tx(INSIDE)
     );
 }
@@ -185,7 +185,7 @@ fn restriction_to_a_prefix_of_peers() {
 fn input_off_leaves_the_output_working() {
     let (mut relay, _) = with(|spec| spec.input = false);
     let inner = udp(&of(PEER), HOST, 64, 8);
-    let sent = decapsulated(&mut relay, PEER, OWN, &inner);
+    let sent = relay.decapsulated(PEER, OWN, &inner);
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::DecapDisabled));
     let sent = relay.native(&udp(HOST, &of(PEER), 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(OUTSIDE));
@@ -214,7 +214,7 @@ fn reverse_path_off_loose_strict() {
             (Ipv4Addr::new(133, 5, 5, 6), nowhere),
         ] {
             let inner = udp(&of(source), HOST, 64, 8);
-            let verdict = decapsulated(&mut relay, source, OWN, &inner).verdict;
+            let verdict = relay.decapsulated(source, OWN, &inner).verdict;
             let want = if fine {
                 Verdict::Tx(INSIDE)
             } else {
@@ -233,18 +233,18 @@ fn anycast_is_the_source_of_return_traffic_and_answers() {
     let inner = udp(&of(PEER), HOST, 64, 8);
     for dst in [ANYCAST, OWN] {
         assert_eq!(
-            decapsulated(&mut relay, PEER, dst, &inner).verdict,
+            relay.decapsulated(PEER, dst, &inner).verdict,
             Verdict::Tx(INSIDE)
         );
     }
     let mut request = echo(&of(PEER), "2002:c058:6301::");
     request[7] = 1;
-    let sent = decapsulated(&mut relay, PEER, ANYCAST, &request);
+    let sent = relay.decapsulated(PEER, ANYCAST, &request);
     assert_eq!(sent.verdict, Verdict::Answer(OUTSIDE));
     assert_eq!(sent_from(&sent), (ANYCAST, PEER));
     assert_eq!(icmp_of(&sent.ip()[20..]).0, icmpv6::ECHO_REPLY);
     // an error goes the same way
-    let sent = decapsulated(&mut relay, PEER, ANYCAST, &udp(&of(PEER), HOST, 1, 8));
+    let sent = relay.decapsulated(PEER, ANYCAST, &udp(&of(PEER), HOST, 1, 8));
     assert_eq!(sent.verdict, Verdict::Answer(OUTSIDE));
     assert_eq!(sent_from(&sent), (ANYCAST, PEER));
     assert_eq!(icmp_of(&sent.ip()[20..]).0, icmpv6::TIME_EXCEEDED);
@@ -281,11 +281,11 @@ fn site_speaks_to_sites_directly_and_to_the_world_through_its_relay() {
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6to4SrcMismatch));
     let to_us = udp(HOST, &of(OWN), 64, 8);
     for from in [ANYCAST, PEER] {
-        let sent = decapsulated(&mut relay, from, OWN, &to_us);
+        let sent = relay.decapsulated(from, OWN, &to_us);
         assert_eq!(sent.verdict, Verdict::Tx(INSIDE), "from the relay {from}");
         assert_eq!(inner_header(sent.ip()).hop_limit(), 63);
     }
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp(&of(PEER), HOST, 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp(&of(PEER), HOST, 64, 8));
     assert_eq!(
         sent.verdict,
         Verdict::Drop(DropReason::S6to4SrcMismatch),
@@ -297,9 +297,9 @@ fn site_speaks_to_sites_directly_and_to_the_world_through_its_relay() {
 fn relay_is_no_reflector() {
     let (mut relay, _) = with(|_| ());
     // RFC 6324: our own address inside, in either place
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp(&of(PEER), &of(OWN), 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp(&of(PEER), &of(OWN), 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
-    let sent = decapsulated(&mut relay, OWN, OWN, &udp(&of(OWN), HOST, 64, 8));
+    let sent = relay.decapsulated(OWN, OWN, &udp(&of(OWN), HOST, 64, 8));
     assert_eq!(
         sent.verdict,
         Verdict::Drop(DropReason::LoopSelf),
@@ -309,9 +309,9 @@ fn relay_is_no_reflector() {
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
     // 6to4 to 6to4 is no relay's business
     let third = Ipv4Addr::new(8, 0, 0, 3);
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp(&of(PEER), &of(third), 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp(&of(PEER), &of(third), 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6to4DstMismatch));
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp(HOST, USER_A, 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp(HOST, USER_A, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6to4NativeNative));
 }
 
@@ -334,14 +334,14 @@ fn one_mechanism_at_an_address_and_configured_tunnels_first() {
     };
     relay.builder.insert_tunnel(&configured).expect("tunnel");
     relay.publish();
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp("2001:db8:300::1", HOST, 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp("2001:db8:300::1", HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
-    let sent = decapsulated(&mut relay, PEER, OWN, &udp(&of(PEER), HOST, 64, 8));
+    let sent = relay.decapsulated(PEER, OWN, &udp(&of(PEER), HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::InnerSrcSpoof));
     let third = Ipv4Addr::new(8, 0, 0, 3);
-    let sent = decapsulated(&mut relay, third, OWN, &udp(&of(third), HOST, 64, 8));
+    let sent = relay.decapsulated(third, OWN, &udp(&of(third), HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
-    let sent = decapsulated(&mut relay, third, OWN, &udp("2001:db8:300::1", HOST, 64, 8));
+    let sent = relay.decapsulated(third, OWN, &udp("2001:db8:300::1", HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::S6to4NativeNative));
     assert_eq!(
         relay.builder.lookup6(v6(&of(PEER))).map(|(p, _)| p.len()),

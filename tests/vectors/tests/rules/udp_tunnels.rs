@@ -1,11 +1,12 @@
 //! IPv6 in UDP: form, and who may move a peer.
 
-use crate::{in_ipv4, inner_header, outer_header, sent_from};
+use crate::{inner_header, outer_header, sent_from};
 use sixferry_fwd::{DropReason, EncapKind, Event, Rebind, Ticks, TunnelId, UdpEncap, Verdict};
 use sixferry_vectors::relay::{
-    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, USER_B, ethernet, udp,
+    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, USER_B, ethernet,
+    in_udp, udp,
 };
-use sixferry_wire::{ether, ipv4, udp as wire};
+use sixferry_wire::{ether, udp as wire};
 use std::net::Ipv4Addr;
 
 const NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
@@ -44,13 +45,7 @@ fn shared(rebind: Rebind) -> Relay {
 }
 
 fn datagram(src: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut header = [0; wire::HEADER_LEN];
-    let len = u16::try_from(8 + payload.len()).expect("short");
-    wire::emit(&mut header, port, 4028, len);
-    let mut datagram = [&header, payload].concat();
-    let sum = wire::compute_checksum(src.octets(), LOCAL.octets(), &datagram);
-    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-    in_ipv4(src, LOCAL, ipv4::PROTO_UDP, &datagram)
+    in_udp((src, port), (LOCAL, 4028), payload)
 }
 
 fn receive(relay: &mut Relay, src: Ipv4Addr, port: u16, payload: &[u8]) -> Sent {
