@@ -10,7 +10,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod fuzz;
 pub mod harness;
+pub mod mixed;
 pub mod relay;
 pub mod run;
 pub mod schema;
