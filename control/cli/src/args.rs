@@ -128,6 +128,9 @@ pub(crate) enum Command {
     Drops(crate::drops::DropsArgs),
     /// Show the busiest tunnels.
     Top(crate::top::TopArgs),
+    /// Print what other systems' configuration would be here.
+    #[command(subcommand)]
+    Import(crate::import::ImportCommand),
     /// Have the running daemon check a configuration file against its host.
     ///
     /// Without a running daemon use `sixferryd --config FILE --check`.

@@ -92,6 +92,8 @@ impl CliError {
                  higher --election-id)"
             }
             Some("TUNNEL_EXISTS") => "\n  (change it with `sixferry tunnel set`, or --replace it)",
+            Some("DOMAIN_EXISTS") => "\n  (change it with `sixferry domain set`, or --replace it)",
+            Some("IMMUTABLE_FIELD") => "\n  (delete it and add it anew)",
             Some("ROUTE_EXISTS") => "\n  (--replace it)",
             _ => "",
         }

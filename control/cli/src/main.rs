@@ -15,6 +15,7 @@ mod domain;
 mod drops;
 mod error;
 mod events;
+mod import;
 mod json;
 mod lab;
 mod neighbor;
@@ -64,6 +65,7 @@ async fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Events(args) => events::run(global, args).await,
         Command::Drops(args) => drops::run(global, args).await,
         Command::Top(args) => top::run(global, args).await,
+        Command::Import(command) => import::run(global, command),
         Command::CheckConfig(args) => return config::check(global, args).await,
         Command::Reload => return config::reload(global).await,
         Command::Doctor(args) => return doctor::run(global, args).await,
