@@ -8,6 +8,7 @@ use etherparse::{
     EtherType, Ethernet2Slice, Icmpv6Slice, IpNumber, Ipv4Slice, Ipv6HeaderSlice, SingleVlanSlice,
 };
 use sixferry_fwd::PortId;
+use std::net::Ipv6Addr;
 
 /// An ICMPv6 error never exceeds this (RFC 4443 section 2.4 c).
 const ERROR_MAX: usize = 1280;
@@ -30,6 +31,25 @@ pub(crate) fn check(port: PortId, bytes: &[u8], answer: bool) {
         }
         TUN => check_ipv6(bytes, answer),
         PortId(other) => panic!("left by port {other}, which does not exist"),
+    }
+}
+
+/// Checks a packet for the relay host itself: it ends here, so its hop limit may be used up.
+///
+/// # Panics
+/// When it is not one whole IPv6 packet between addresses a host can have.
+pub(crate) fn check_delivered(bytes: &[u8]) {
+    let header = Ipv6HeaderSlice::from_slice(bytes).expect("a whole IPv6 header");
+    assert_eq!(usize::from(header.payload_length()) + 40, bytes.len());
+    check_forwardable(header.source_addr(), header.destination_addr());
+}
+
+/// Neither address may be bound to its link or to nobody.
+fn check_forwardable(src: Ipv6Addr, dst: Ipv6Addr) {
+    let link_local = |address: Ipv6Addr| address.segments()[0] & 0xffc0 == 0xfe80;
+    assert!(!link_local(src) && !link_local(dst), "left its link");
+    for address in [src, dst] {
+        assert!(!address.is_multicast() && !address.is_loopback() && !address.is_unspecified());
     }
 }
 
@@ -67,10 +87,7 @@ fn check_ipv6(bytes: &[u8], answer: bool) {
     let (src, dst) = (header.source_addr(), header.destination_addr());
     assert!(!src.is_multicast() && !src.is_loopback() && !src.is_unspecified());
     if !answer {
-        let link_local = |address: std::net::Ipv6Addr| address.segments()[0] & 0xffc0 == 0xfe80;
-        assert!(!link_local(src) && !link_local(dst), "left its link");
-        assert!(!dst.is_multicast() && !dst.is_loopback() && !dst.is_unspecified());
-        return;
+        return check_forwardable(src, dst);
     }
     assert_eq!(header.next_header(), IpNumber::IPV6_ICMP, "an answer");
     let message = Icmpv6Slice::from_slice(payload).expect("a whole ICMPv6 header");

@@ -9,8 +9,9 @@ use crate::population::{INSIDE, OUTSIDE};
 use sixferry_fwd::{
     BATCH_MAX, Batch, CounterSnapshot, Dscp, Ecn, FRAME_LEN, HEADROOM, IpId, Ipv4Prefix,
     Ipv6Prefix, Local, LocalConfig, MtuMode, NextHop, NextHopState, OuterOptions, Packet,
-    PortConfig, PortId, PortKind, RateLimits, Route, RouteSource, Settings, Tables, TablesBuilder,
-    Ticks, Ttl, TunnelId, TunnelLink, TunnelSpec, Verdict, WorkerCounters, link_scoped, process,
+    PortConfig, PortId, PortKind, PuntReason, RateLimits, Route, RouteSource, Settings, Tables,
+    TablesBuilder, Ticks, Ttl, TunnelId, TunnelLink, TunnelSpec, Verdict, WorkerCounters,
+    link_scoped, process,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -113,7 +114,8 @@ impl Plan {
     }
 
     fn outside(&self) -> (PortConfig, NextHop) {
-        let mtu = if bit(self.routes, 2) { 1300 } else { 1500 };
+        // with 1290 a full packet of a tunnel has to be fragmented
+        let mtu = if bit(self.routes, 2) { 1290 } else { 1500 };
         let gateway = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 254));
         let state = if bit(self.relay, 5) {
             NextHopState::Unresolved { gateway }
@@ -379,6 +381,11 @@ impl CheckedRelay {
             match *verdict {
                 Verdict::Tx(port) => egress::check(port, packet.bytes(), false),
                 Verdict::Answer(port) => egress::check(port, packet.bytes(), true),
+                Verdict::Punt(PuntReason::HostDelivery) => egress::check_delivered(packet.bytes()),
+
+                Verdict::Punt(PuntReason::OuterTooBig) => {
+                    egress::check(OUTSIDE, packet.bytes(), false);
+                }
                 Verdict::Punt(_) => {
                     assert_eq!(packet.bytes(), input.bytes, "changed, then punted");
                 }

@@ -14,6 +14,8 @@ pub const LINK_LOCAL: u128 = 0xfe80 << 112 | 0xc633_6401;
 pub const HOST: u128 = 0x2001_0db8_0077 << 80 | 1;
 /// ff02::1:2, all DHCPv6 servers and relays.
 const DHCPV6: u128 = 0xff02 << 112 | 0x1_0002;
+/// Where DHCPv6 servers listen (RFC 8415 section 7.2).
+const DHCPV6_PORT: u16 = 547;
 /// ff02::2, all routers.
 const ALL_ROUTERS: u128 = 0xff02 << 112 | 2;
 
@@ -271,7 +273,10 @@ fn neighbour_discovery(s: &mut Seeds) {
         0,
         &icmp6(peer, ALL_ROUTERS, 255, &solicit),
     );
-    s.tunnelled("dhcpv6", 0, &udp(peer, DHCPV6, 1, 30));
+    let mut dhcpv6 = udp(peer, DHCPV6, 1, 30);
+    s.tunnelled("dhcpv6-to-another-port", 0, &dhcpv6);
+    dhcpv6[42..44].copy_from_slice(&DHCPV6_PORT.to_be_bytes());
+    s.tunnelled("dhcpv6", 0, &dhcpv6);
 }
 
 fn outer_headers(s: &mut Seeds) {
@@ -339,7 +344,7 @@ pub fn plans() -> Vec<Plan> {
         plan(0x18, 0x09, 0x02, 0x12),
         plan(0x38, 0x00, 0x04, 0x0c),
         plan(0x48, 0x01, 0x68, 0x23),
-        plan(0x88, 0x84, 0x20, 0x44),
+        plan(0x98, 0x84, 0x20, 0x44),
         plan(0x0d, 0x70, 0x50, 0xf0),
         plan(0x12, 0x02, 0x01, 0x00),
     ]

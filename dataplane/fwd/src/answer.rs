@@ -98,7 +98,7 @@ pub(crate) fn on_link(
             }
             punt(context, PuntReason::Dhcpv6, DropReason::V6SrcScope)
         }
-        _ if unicast => deliver(context, packet, span),
+        // the host's own stack is on no tunnel's link
         _ => Err(DropReason::V6SrcScope.into()),
     }
 }
@@ -119,7 +119,6 @@ pub(crate) fn link_destination(
             solicitation(context, packet, span, origin, dst)
         }
         Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, origin),
-        _ if unicast => deliver(context, packet, span),
         _ => Err(DropReason::V6DstInvalid.into()),
     }
 }
