@@ -46,14 +46,27 @@ impl TokenBucket {
         }
     }
 
+    /// How many tokens there are now.
+    pub fn available(&mut self, now: Ticks) -> u64 {
+        if self.cost == 0 {
+            return u64::MAX;
+        }
+        self.fill(now);
+        self.credit / self.cost
+    }
+
+    fn fill(&mut self, now: Ticks) {
+        let passed = now.0.saturating_sub(self.updated.0);
+        self.updated = Ticks(self.updated.0.max(now.0));
+        self.credit = self.full.min(self.credit.saturating_add(passed));
+    }
+
     /// Takes one token if there is one.
     pub fn take(&mut self, now: Ticks) -> bool {
         if self.cost == 0 {
             return true;
         }
-        let passed = now.0.saturating_sub(self.updated.0);
-        self.updated = Ticks(self.updated.0.max(now.0));
-        self.credit = self.full.min(self.credit.saturating_add(passed));
+        self.fill(now);
         if self.credit < self.cost {
             return false;
         }
@@ -75,7 +88,9 @@ mod tests {
             burst: 5,
         });
         let start = 77 * Ticks::PER_SECOND;
+        assert_eq!(bucket.available(Ticks(start)), 5);
         assert_eq!((0..50).filter(|_| bucket.take(Ticks(start))).count(), 5);
+        assert_eq!(bucket.available(Ticks(start)), 0);
         // one second, tried every millisecond: the rate, not one more
         let passed = (1..=1000)
             .filter(|ms| bucket.take(Ticks(start + ms * MS)))
@@ -87,6 +102,7 @@ mod tests {
     fn zero_is_unlimited_and_time_may_stand_still() {
         let mut bucket = TokenBucket::new(Rate::UNLIMITED);
         assert!((0..10_000).all(|_| bucket.take(Ticks(0))));
+        assert_eq!(bucket.available(Ticks(0)), u64::MAX);
     }
 
     #[test]

@@ -10,6 +10,9 @@ mod config;
 mod control;
 mod convert;
 mod daemon;
+mod dataplane;
+mod events;
+mod host_port;
 mod live;
 mod memory;
 mod metrics;
@@ -19,6 +22,7 @@ mod punt;
 mod reload;
 mod runtime;
 mod sink;
+mod surroundings;
 
 use std::io::Write;
 use std::path::PathBuf;

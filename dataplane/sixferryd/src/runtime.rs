@@ -24,6 +24,8 @@ pub(crate) struct LinkState {
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) vlans: Vec<u16>,
+    /// Frames begin with an Ethernet header.
+    pub(crate) ethernet: bool,
 }
 
 /// One interface.

@@ -1,32 +1,28 @@
 //! Where the netlink mirror's news go: the tables, the ports' state, the steering programs.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use sixferry_engine::{Publisher, Readers};
 use sixferry_fwd::{
-    NextHop, NextHopId, NextHopState, PortConfig, PortId, PortKind, PuntInfo, Route, RouteSource,
-    RouteView, Tables,
+    Ipv6Prefix, NextHop, NextHopId, PortConfig, PortId, PortKind, Route, RouteSource, Tables,
 };
 use sixferry_xsk::{AddressUse, Covering, SteerConfig};
+use tokio::sync::watch;
 
 use crate::control::Control;
 use crate::control::shared::{Gateway, News, Publish, Shared, Steered};
+use crate::events::EventBus;
+use crate::live::What;
 use crate::netlink::{HostAddresses, Mirror, MirrorSink, Prefix, TableSink};
-use crate::punt::Resolver;
 use crate::runtime::Runtime;
 
 /// Longest a publication waits for a worker to take the new tables: one that does not turn for so
 /// long is stuck, and the watchdog's business.
 const ADOPTION: Duration = Duration::from_secs(1);
-/// Every tunnel is 6in4 so far.
-const PROTO41: AddressUse = AddressUse {
-    proto41: true,
-    dedicated: false,
-};
 const PIN_TRIES: usize = 20;
 const PIN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -72,6 +68,21 @@ impl TableSink for MirroredTables<'_> {
 struct Wanted {
     steered: Steered,
     hosts: BTreeSet<Ipv6Addr>,
+    hosts_v4: BTreeSet<Ipv4Addr>,
+}
+
+impl Wanted {
+    /// Fragments after the first carry no port: on an address the host has itself they could be
+    /// anybody's, and stay the kernel's (proto41.md 5.3).
+    fn addresses(&self) -> BTreeMap<Ipv4Addr, AddressUse> {
+        let (proto41, udp) = (&self.steered.proto41, &self.steered.udp);
+        let all = proto41.iter().chain(udp.iter().map(|(address, _)| address));
+        let of = |address: &Ipv4Addr| AddressUse {
+            proto41: proto41.contains(address),
+            dedicated: !self.hosts_v4.contains(address),
+        };
+        all.map(|address| (*address, of(address))).collect()
+    }
 }
 
 /// The steering programs of all ports.
@@ -99,17 +110,13 @@ impl Steerers {
             .iter()
             .filter_map(|p| Covering::new(p.address(), p.len()))
             .collect();
+        let addresses = wanted.addresses();
         for port in &self.runtime.ports {
             let link = port.link.read().clone();
             let config = SteerConfig {
                 mac: link.mac,
-                tunnel_addresses: wanted
-                    .steered
-                    .locals
-                    .iter()
-                    .map(|address| (*address, PROTO41))
-                    .collect(),
-                udp_ports: BTreeSet::new(),
+                tunnel_addresses: addresses.clone(),
+                udp_ports: wanted.steered.udp.clone(),
                 host_addresses: wanted.hosts.clone(),
                 covering: covering.clone(),
                 vlans: link.vlans.iter().copied().collect(),
@@ -130,6 +137,7 @@ pub(crate) struct Sink {
     pub(crate) shared: Arc<Shared>,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) steerers: Arc<Steerers>,
+    pub(crate) bus: Arc<EventBus>,
 }
 
 impl MirrorSink for Sink {
@@ -158,9 +166,14 @@ impl MirrorSink for Sink {
             if let PortKind::Ethernet { mac } = config.kind {
                 link.mac = mac;
             }
+            link.ethernet = matches!(config.kind, PortKind::Ethernet { .. });
             link.mtu = config.mtu.into();
-            link.up = config.up;
             link.vlans = config.vlans;
+            if std::mem::replace(&mut link.up, config.up) != config.up {
+                let name = port.name.as_str().into();
+                let up = config.up;
+                self.bus.publish(None, What::Port { port: name, up });
+            }
         }
         self.steerers.change(|_| {});
     }
@@ -169,8 +182,13 @@ impl MirrorSink for Sink {
         let v4 = addresses.v4.iter().copied().map(IpAddr::from);
         let v6 = addresses.v6.iter().copied().map(IpAddr::from);
         *self.runtime.hosts.write() = v4.chain(v6).collect();
-        self.steerers
-            .change(|wanted| wanted.hosts.clone_from(&addresses.v6));
+        self.steerers.change(|wanted| {
+            wanted.hosts.clone_from(&addresses.v6);
+            wanted.hosts_v4.clone_from(&addresses.v4);
+        });
+        let broadcasts = addresses.v4_broadcast.iter().copied();
+        self.shared
+            .with(|control| control.builder_mut().set_broadcasts(broadcasts));
     }
 }
 
@@ -180,6 +198,8 @@ pub(crate) struct Target {
     pub(crate) publisher: Mutex<Publisher>,
     pub(crate) steerers: Arc<Steerers>,
     pub(crate) mirror: Arc<Mirror>,
+    /// Where the host port's routes learn of the tunnels' prefixes.
+    pub(crate) prefixes: Option<watch::Sender<BTreeSet<Ipv6Prefix>>>,
 }
 
 impl Publish for Target {
@@ -195,6 +215,9 @@ impl Publish for Target {
         if let Some(steered) = news.steered {
             self.steerers
                 .change(|wanted| wanted.steered.clone_from(steered));
+            if let Some(prefixes) = &self.prefixes {
+                prefixes.send_replace(steered.covering.iter().copied().collect());
+            }
         }
         if let Some(gateways) = news.gateways {
             self.pin(gateways);
@@ -221,52 +244,4 @@ pub(crate) struct Nobody;
 
 impl Publish for Nobody {
     fn publish(&self, _tables: Arc<Tables>, _news: News<'_>) {}
-}
-
-/// Resolves next hops for the punt thread. The mirror comes later than the thread's other parts.
-#[derive(Default)]
-pub(crate) struct MirrorResolver {
-    pub(crate) shared: OnceLock<Arc<Shared>>,
-    pub(crate) mirror: OnceLock<Arc<Mirror>>,
-}
-
-impl Resolver for MirrorResolver {
-    fn ask(&self, info: &PuntInfo) {
-        let (Some(shared), Some(mirror)) = (self.shared.get(), self.mirror.get()) else {
-            return;
-        };
-        let (Some(id), Some(address)) = (info.next_hop, info.resolve) else {
-            return;
-        };
-        let hop = shared.with(|control| control.builder().next_hop(id).copied());
-        if let Some(hop) = hop {
-            mirror.resolve_on(hop.port, hop.vlan, address);
-        }
-    }
-
-    fn settled(&self, waiting: &[PuntInfo]) -> Vec<PuntInfo> {
-        let Some(shared) = self.shared.get() else {
-            return Vec::new();
-        };
-        shared.with(|control| {
-            waiting
-                .iter()
-                .filter(|info| is_settled(control, info))
-                .copied()
-                .collect()
-        })
-    }
-}
-
-fn is_settled(control: &Control, info: &PuntInfo) -> bool {
-    let resolved = |id: NextHopId| {
-        let hop = control.builder().next_hop(id);
-        hop.is_some_and(|hop| matches!(hop.state, NextHopState::Resolved { .. }))
-    };
-    let through = info.resolve.and_then(|address| control.lookup(address));
-    let direct = match through {
-        Some((prefix, RouteView::Route(Route::NextHop(id)))) => prefix.is_host() && resolved(id),
-        _ => false,
-    };
-    direct || info.next_hop.is_some_and(resolved)
 }

@@ -189,6 +189,12 @@ impl Control {
         }
     }
 
+    /// Id and owner of a tunnel.
+    pub(crate) fn named(&self, tunnel: TunnelId) -> Option<(Arc<str>, Arc<str>)> {
+        let record = self.store.get(tunnel)?;
+        Some(((&*record.id).into(), self.owners.name(record.owner)))
+    }
+
     /// Id of a tunnel.
     pub(crate) fn tunnel_name(&self, tunnel: TunnelId) -> Option<&str> {
         self.store.get(tunnel).map(|record| &*record.id)

@@ -24,8 +24,10 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
 pub(crate) struct Steered {
     /// Covers every tunnel's prefixes.
     pub(crate) covering: Vec<Ipv6Prefix>,
-    /// Local addresses of the tunnels.
-    pub(crate) locals: BTreeSet<Ipv4Addr>,
+    /// Local addresses of 6in4 tunnels and of domains.
+    pub(crate) proto41: BTreeSet<Ipv4Addr>,
+    /// Local addresses and ports of UDP tunnels.
+    pub(crate) udp: BTreeSet<(Ipv4Addr, u16)>,
 }
 
 /// A neighbour that API routes need: port, VLAN, address.
@@ -127,18 +129,23 @@ impl Shared {
                 .builder
                 .take_covering_changed()
                 .then(|| control.builder.covering());
-            let locals: BTreeSet<Ipv4Addr> = control.builder.local_v4().collect();
+            let locals = (
+                control.builder.proto41_v4().collect::<BTreeSet<_>>(),
+                control.builder.udp_endpoints().collect::<BTreeSet<_>>(),
+            );
             let tables = control.builder.snapshot();
             let gateways = control.take_gateways();
             let (change, revision) = (control.change(), control.revision());
             (tables, change, revision, covering, locals, gateways)
         };
         let mut steered = self.steered.lock();
-        let changed = covering.is_some() || steered.locals != locals;
+        let (proto41, udp) = locals;
+        let changed = covering.is_some() || steered.proto41 != proto41 || steered.udp != udp;
         if let Some(covering) = covering {
             steered.covering = covering;
         }
-        steered.locals = locals;
+        steered.proto41 = proto41;
+        steered.udp = udp;
         let news = News {
             steered: changed.then_some(&*steered),
             gateways: gateways.as_deref(),

@@ -22,6 +22,7 @@ use super::types::{
     Address, AttachedXdp, Care, Change, KernelRoute, Link, Neighbour, NeighbourState, Placement,
     Prefix, RouteTarget, Via, Vlan,
 };
+use crate::live;
 
 /// Marks neighbour entries that we made managed (`ip neigh` shows `proto 141`), so that a daemon
 /// that was killed finds its own again. No routing protocol has this number (rt_protos of
@@ -294,6 +295,17 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         (Nud::Permanent | Nud::Noarp, Some(mac)) => NeighbourState::Fixed(mac),
         _ => NeighbourState::Unresolved,
     };
+    let nud = match message.header.state {
+        Nud::Reachable => live::NeighbourState::Reachable,
+        Nud::Stale => live::NeighbourState::Stale,
+        Nud::Delay => live::NeighbourState::Delay,
+        Nud::Probe => live::NeighbourState::Probe,
+        Nud::Failed => live::NeighbourState::Failed,
+        Nud::Permanent => live::NeighbourState::Permanent,
+        Nud::Noarp => live::NeighbourState::NoArp,
+        // None: an entry that was made just now.
+        _ => live::NeighbourState::Incomplete,
+    };
     let care = if message.header.flags.contains(NeighbourFlags::ExtLearned) {
         Care::Others
     } else if managed {
@@ -305,6 +317,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         ifindex: message.header.ifindex,
         addr,
         state,
+        nud,
         care,
     })
 }

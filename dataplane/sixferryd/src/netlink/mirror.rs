@@ -23,12 +23,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::list::NeighbourList;
 use super::neigh::{Event, Keeper, KeeperConfig, KeeperStats, NeighbourTask};
 use super::socket::{Message, NetlinkError, RouteSocket};
 use super::stats::{Counters, MirrorStats};
 use super::types::{Change, HostAddresses, Kind, Link, PortSpec};
 use super::view::{KernelView, TableSink, Unseen, ViewConfig};
 use super::{decode, neigh};
+use crate::live::NeighbourView;
 
 /// Where the mirror writes to.
 pub(crate) trait MirrorSink: Send + Sync + 'static {
@@ -44,6 +46,8 @@ pub(crate) trait MirrorSink: Send + Sync + 'static {
 pub(crate) struct MirrorConfig {
     /// The interfaces the dataplane uses.
     pub(crate) ports: Vec<PortSpec>,
+    /// The host port's interface: routes over it are the host's own business.
+    pub(crate) host: Option<String>,
     /// Routing tables, the preferred one first.
     pub(crate) tables: Vec<u32>,
     /// Bytes of notifications the kernel holds for us before it drops any.
@@ -61,6 +65,7 @@ impl MirrorConfig {
     pub(crate) fn new(ports: Vec<PortSpec>) -> Self {
         Self {
             ports,
+            host: None,
             tables: vec![255, 254],
             receive_buffer: 32 << 20,
             max_routes: 4_000_000,
@@ -70,9 +75,10 @@ impl MirrorConfig {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     links: RwLock<Vec<Link>>,
+    neighbours: NeighbourList,
     ports: Vec<PortSpec>,
     counters: Counters,
     keeper: Arc<KeeperStats>,
@@ -109,8 +115,11 @@ impl Mirror {
     ) -> Result<Self, NetlinkError> {
         let notifications = RouteSocket::notifications(config.receive_buffer)?;
         let shared = Arc::new(Shared {
+            links: RwLock::default(),
+            neighbours: NeighbourList::new(config.max_neighbours),
             ports: config.ports.clone(),
-            ..Shared::default()
+            counters: Counters::default(),
+            keeper: Arc::default(),
         });
         let (events, events_out) = mpsc::channel(EVENTS_MAX);
         let (stop, stopped) = watch::channel(false);
@@ -127,6 +136,7 @@ impl Mirror {
         };
         let view = KernelView::new(ViewConfig {
             ports: config.ports,
+            host: config.host,
             tables: config.tables,
             max_routes: config.max_routes,
             max_neighbours: config.max_neighbours,
@@ -206,6 +216,12 @@ impl Mirror {
             .iter()
             .find(|link| link.name == *name)
             .cloned()
+    }
+
+    /// The neighbours on the links of the ports, by interface and address.
+    pub(crate) fn neighbours(&self) -> Vec<NeighbourView> {
+        let links = self.shared.links.read().clone();
+        self.shared.neighbours.view(&self.shared.ports, &links)
     }
 
     /// Counters and gauges.
@@ -351,6 +367,7 @@ impl Follower {
                 view.apply(change, tables);
             }
         });
+        self.shared.neighbours.apply(changes);
         for change in changes {
             let event = match change {
                 Change::Neighbour(neighbour) => Event::Seen(*neighbour),
@@ -366,6 +383,7 @@ impl Follower {
     async fn settle(&mut self) {
         let hints = self.view.take_hints();
         self.stale.extend(hints.stale);
+        self.shared.neighbours.gateways(&hints.gateways);
         for (via, used) in hints.gateways {
             if let Some(gateway) = via.gateway {
                 self.tell(Event::Gateway((via.ifindex, gateway), used))
@@ -420,6 +438,9 @@ impl Follower {
 
     async fn dump(&mut self, kind: Kind) -> std::io::Result<()> {
         self.view.begin_dump(kind);
+        if kind == Kind::Neighbours {
+            self.shared.neighbours.begin_dump();
+        }
         self.dumps.start_dump(kind).await?;
         let (mut deferred, mut complete, mut done) = (Vec::new(), true, false);
         while !done {
@@ -466,6 +487,7 @@ impl Follower {
                     .with_tables(&mut |tables| view.forget(slice, tables));
                 for what in slice {
                     if let Unseen::Neighbour((addr, ifindex)) = what {
+                        self.shared.neighbours.forget((*ifindex, *addr));
                         self.tell(Event::Lost((*ifindex, *addr))).await;
                     }
                 }

@@ -11,6 +11,9 @@
 //! * [`view`]: pure: `(kernel's state, change) -> operations on a [`TableSink`]`.
 //! * [`mirror`]: the task that subscribes, dumps, follows and, after an overrun, dumps again.
 //! * [`neigh`]: keeps next hops resolved without traffic of the kernel's own (managed entries).
+//! * [`list`]: the neighbours as the API lists them.
+//! * [`device`]: the host port's device and its routes, the only things of the kernel we change
+//!   besides neighbours.
 //!
 //! # What a route becomes
 //!
@@ -21,6 +24,7 @@
 //! | local, anycast | `Route::Local` |
 //! | blackhole, and IPv4 broadcast | `Route::Blackhole` |
 //! | unreachable, prohibit | the same |
+//! | unicast over the host port | not mirrored: it is for the host only |
 //! | multicast, link-local, throw, with a source prefix or TOS | not mirrored |
 //!
 //! A destination that only an interface without AF_XDP reaches cannot be sent to by a worker.
@@ -36,6 +40,8 @@
 //! own MTU metric is not used.
 
 mod decode;
+pub(crate) mod device;
+mod list;
 mod mirror;
 mod neigh;
 mod socket;

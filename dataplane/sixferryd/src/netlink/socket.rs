@@ -31,6 +31,9 @@ pub(crate) enum NetlinkError {
     /// The kernel refuses to tell of changes.
     #[error("cannot subscribe to netlink notifications: {0}")]
     Subscribe(#[source] io::Error),
+    /// The host port's device cannot be used.
+    #[error("cannot set the host port's device up: {0}")]
+    Device(#[source] io::Error),
     /// A table could not be read.
     #[error("cannot read the kernel's {what} over netlink: {source}")]
     Dump {

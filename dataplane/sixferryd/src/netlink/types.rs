@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sixferry_fwd::PortId;
 
+use crate::live::NeighbourState as Nud;
+
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -173,6 +175,8 @@ pub(crate) struct Neighbour {
     pub(crate) ifindex: u32,
     pub(crate) addr: IpAddr,
     pub(crate) state: NeighbourState,
+    /// The same in the kernel's words.
+    pub(crate) nud: Nud,
     /// Who looks after the entry.
     pub(crate) care: Care,
 }

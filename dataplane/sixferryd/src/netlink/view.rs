@@ -101,6 +101,8 @@ impl TableSink for TablesBuilder {
 #[derive(Clone, Debug)]
 pub(super) struct ViewConfig {
     pub(super) ports: Vec<PortSpec>,
+    /// The interface of the host port.
+    pub(super) host: Option<String>,
     /// Kernel tables in order of preference.
     pub(super) tables: Vec<u32>,
     pub(super) max_routes: usize,
@@ -316,7 +318,19 @@ impl KernelView {
         }
     }
 
+    /// Whether packets of the host go to us by this route: nothing a worker could follow.
+    fn is_to_us(&self, target: &RouteTarget) -> bool {
+        let (RouteTarget::Unicast(vias), Some(host)) = (target, &self.config.host) else {
+            return false;
+        };
+        let ours = |via: &Via| self.links.name(via.ifindex) == Some(host);
+        !vias.is_empty() && vias.iter().all(ours)
+    }
+
     fn set_route(&mut self, route: &KernelRoute, placement: Placement, sink: &mut dyn TableSink) {
+        if self.is_to_us(&route.target) {
+            return;
+        }
         let Some(rank) = self.rank(route.table) else {
             return;
         };
@@ -398,6 +412,9 @@ impl KernelView {
     }
 
     fn remove_route(&mut self, route: &KernelRoute, sink: &mut dyn TableSink) {
+        if self.is_to_us(&route.target) {
+            return;
+        }
         let Some(rank) = self.rank(route.table) else {
             return;
         };

@@ -37,6 +37,7 @@ impl Rig {
             ifindex: key.0,
             addr: key.1,
             state,
+            nud: crate::live::NeighbourState::Incomplete,
             care,
         }))
     }

@@ -427,6 +427,28 @@ fn ports_without_ethernet_need_no_neighbour() {
 }
 
 #[test]
+fn routes_over_the_host_port_are_the_hosts_own() {
+    let mut host = Host::new();
+    host.apply(Change::Link(Link {
+        mac: None,
+        ..link(7, "sixferry0")
+    }));
+    let covering = [via(7, "")];
+    host.route("2001:db8:100::/40", &covering);
+    assert_eq!(host.view.route_count(true), 0);
+    assert_eq!(host.view.routes_without_port(), 0);
+    // The same prefix over a port is another matter, and stays when ours goes.
+    host.route("2001:db8:100::/40", &[via(2, "fe80::1")]);
+    assert_eq!(host.view.route_count(true), 1);
+    host.apply(Change::RouteGone(special(
+        "2001:db8:100::/40",
+        MAIN,
+        RouteTarget::Unicast(covering.to_vec()),
+    )));
+    assert_eq!(host.view.route_count(true), 1);
+}
+
+#[test]
 fn limits_hold() {
     let mut host = Host::new();
     host.view.config.max_routes = 2;

@@ -114,6 +114,7 @@ impl Host {
     pub(super) fn bare(ports: Vec<PortSpec>) -> Self {
         let view = KernelView::new(ViewConfig {
             ports,
+            host: Some("sixferry0".to_owned()),
             tables: vec![LOCAL, MAIN],
             max_routes: 1000,
             max_neighbours: 100,
@@ -149,6 +150,7 @@ impl Host {
             ifindex,
             addr,
             state,
+            nud: crate::live::NeighbourState::Incomplete,
             care: Care::None,
         }));
     }

@@ -52,6 +52,10 @@ impl Links {
         unseen.map(|(ifindex, _)| *ifindex).collect()
     }
 
+    pub(super) fn name(&self, ifindex: u32) -> Option<&String> {
+        self.get(ifindex).map(|link| &link.name)
+    }
+
     fn get(&self, ifindex: u32) -> Option<&Link> {
         self.all.get(&ifindex).map(|(link, _)| link)
     }
