@@ -19,8 +19,8 @@ use crate::api::{Api, serve};
 use crate::config::{Config, LiveHost};
 use crate::control::Control;
 use crate::control::shared::{Publish, Shared};
-use crate::dataplane::{self, Dataplane, Services};
-use crate::live::Live;
+use crate::dataplane::{self, Dataplane};
+use crate::live::{Idle, Live};
 use crate::metrics::{self, Metrics};
 use crate::notify;
 use crate::reload::{Manager, SetLevel};
@@ -105,6 +105,7 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
         runtime,
         publish,
         manager,
+        live,
     } = open(&config, &path, &text, set_level).await?;
     let publisher = {
         let shared = Arc::clone(&shared);
@@ -115,7 +116,6 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
     };
 
     let (stop, stopped) = watch::channel(false);
-    let live: Arc<dyn Live> = Arc::new(crate::live::Idle::default());
     let api = Api::new(
         Arc::clone(&shared),
         Arc::clone(&runtime),
@@ -246,6 +246,7 @@ struct Opened {
     runtime: Arc<Runtime>,
     publish: Box<dyn Publish>,
     manager: Arc<Manager>,
+    live: Arc<dyn Live>,
 }
 
 async fn open(
@@ -291,15 +292,16 @@ async fn open(
             runtime: Arc::new(runtime),
             publish: Box::new(Nobody),
             manager,
+            live: Arc::new(Idle::default()),
         });
     };
-    let services = services(config);
-    let started = dataplane::start(config, &services, set, random.random(), &shared).await?;
+    let started = dataplane::start(config, set, random.random(), &shared).await?;
     Ok(Opened {
         dataplane: started.dataplane,
         shared,
         runtime: started.runtime,
         publish: started.publish,
         manager,
+        live: started.live,
     })
 }

@@ -138,7 +138,9 @@ fn log(what: &What, suppressed: u64) {
         What::Liveness { tunnel, to, .. } => {
             tracing::info!(%tunnel, state = ?to, suppressed, "peer's liveness changed");
         }
-        What::PathMtu { tunnel, path_mtu, .. } => {
+        What::PathMtu {
+            tunnel, path_mtu, ..
+        } => {
             tracing::info!(%tunnel, path_mtu, suppressed, "path MTU changed");
         }
         What::OuterError {
@@ -273,6 +275,9 @@ mod tests {
         let mut spec = TunnelSpec::new(address, address);
         spec.mtu = 1480;
         let of = |mtu| inner_mtu(&spec, mtu);
-        assert_eq!([of(1400), of(1290), of(68), of(9000)], [1380, 1280, 1280, 1480]);
+        assert_eq!(
+            [of(1400), of(1290), of(68), of(9000)],
+            [1380, 1280, 1280, 1480]
+        );
     }
 }

@@ -195,7 +195,7 @@ impl MirrorSink for Sink {
 /// Hands finished tables to the workers, then to the steering programs: no packet is steered to a
 /// worker that does not know what to do with it.
 pub(crate) struct Target {
-    pub(crate) publisher: Mutex<Publisher>,
+    pub(crate) publisher: Arc<Mutex<Publisher>>,
     pub(crate) steerers: Arc<Steerers>,
     pub(crate) mirror: Arc<Mirror>,
     /// Where the host port's routes learn of the tunnels' prefixes.

@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use sixferry_engine::Noted;
-use sixferry_fwd::{NextHopId, NextHopState, PortId, PuntInfo, Route, RouteView};
+use sixferry_fwd::{NextHopId, NextHopState, PortId, PuntInfo, Route, RouteView, TunnelId};
 
 use crate::control::Control;
 use crate::control::shared::Shared;
 use crate::events::{self, EventBus};
+use crate::live::LifeState;
 use crate::netlink::Mirror;
 use crate::punt::{Egress, Surroundings};
 use crate::runtime::Runtime;
@@ -36,7 +37,22 @@ impl Neighbourhood {
         let _set = self.mirror.set(Arc::clone(mirror));
     }
 
-    fn resolve(&self, info: &PuntInfo) {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Tells who watches that a tunnel's peer appeared or went silent.
+    pub(crate) fn tell_life(&self, tunnel: TunnelId, from: LifeState, to: LifeState) {
+        let told = self
+            .shared
+            .with(|control| events::life(control, tunnel, from, to));
+        if let Some((owner, what)) = told {
+            self.bus.publish(Some(owner), what);
+        }
+    }
+
+    /// Has the kernel resolve a neighbour.
+    pub(crate) fn resolve(&self, info: &PuntInfo) {
         let (Some(mirror), Some(id), Some(address)) =
             (self.mirror.get(), info.next_hop, info.resolve)
         else {

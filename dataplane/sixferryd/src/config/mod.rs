@@ -58,6 +58,8 @@ pub(crate) struct HostPortConfig {
     pub(crate) name: String,
     /// Its IP MTU.
     pub(crate) mtu: u16,
+    /// Whether the kernel gets routes to it for the tunnels' prefixes.
+    pub(crate) routes: bool,
 }
 
 /// Limits of reassembly.

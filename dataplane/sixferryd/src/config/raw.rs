@@ -94,6 +94,7 @@ pub(super) struct RawHostPort {
     pub(super) enabled: Key<bool>,
     pub(super) name: Key<String>,
     pub(super) mtu: Key<u32>,
+    pub(super) routes: Key<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::check::{MAX_INTERFACE_NAME, copied, place, value_or};
+use super::check::{MAX_INTERFACE_NAME, copied, place, value_or, word};
 use super::finding::Findings;
 use super::raw::{Key, RawHostPort, RawLiveness, RawReassembly, RawState};
 use super::{HostPortConfig, LivenessConfig, PortSection, ReassemblyConfig, StateConfig};
@@ -45,9 +45,12 @@ pub(super) fn host_port(
         findings.error(key, place(&raw.name), message);
     }
     let mtu = within("host_port.mtu", &raw.mtu, 1280, HOST_MTU, findings);
+    let words = [("covering", true), ("none", false)];
+    let routes = word("host_port.routes", &raw.routes, &words, true, findings);
     copied(&raw.enabled, false).then(|| HostPortConfig {
         name,
         mtu: u16::try_from(mtu).unwrap_or(1280),
+        routes,
     })
 }
 

@@ -487,6 +487,12 @@ impl Control {
         found.map(|(_, r)| &*r.id)
     }
 
+    /// Id and owner of the domain at this place of the tables.
+    pub(super) fn domain_named(&self, tunnel: TunnelId) -> Option<(Arc<str>, Arc<str>)> {
+        let (_, record) = self.domains.iter().find(|(_, r)| r.tunnel == tunnel)?;
+        Some(((&*record.id).into(), self.owners.name(record.owner)))
+    }
+
     /// The domain of that id.
     pub(crate) fn domain(&self, id: &str) -> Option<DomainView> {
         self.domain_view(self.domains.get(self.domains.find(id)?)?)

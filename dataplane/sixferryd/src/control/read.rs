@@ -189,9 +189,11 @@ impl Control {
         }
     }
 
-    /// Id and owner of a tunnel.
+    /// Id and owner of a tunnel or domain.
     pub(crate) fn named(&self, tunnel: TunnelId) -> Option<(Arc<str>, Arc<str>)> {
-        let record = self.store.get(tunnel)?;
+        let Some(record) = self.store.get(tunnel) else {
+            return self.domain_named(tunnel);
+        };
         Some(((&*record.id).into(), self.owners.name(record.owner)))
     }
 

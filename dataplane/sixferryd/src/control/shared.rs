@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use sixferry_fwd::{Ipv6Prefix, PortId, Tables};
+use sixferry_fwd::{Ipv6Prefix, PortId, Tables, TablesBuilder};
 use tokio::sync::watch;
 
 use super::Control;
@@ -65,7 +65,45 @@ pub(crate) struct Shared {
     published: watch::Sender<u64>,
     /// Revision of the tunnel table the workers see.
     revision: watch::Sender<u64>,
-    steered: Mutex<Steered>,
+    steered: Mutex<Announced>,
+}
+
+/// What the steering programs know.
+#[derive(Debug, Default)]
+struct Announced {
+    steered: Steered,
+    /// Of the UDP endpoints: there may be tens of thousands, and publications every few
+    /// milliseconds, of which hardly one changes them.
+    udp: u64,
+}
+
+impl Announced {
+    /// Takes note of what the tables need; whether that is something new.
+    fn follow(&mut self, builder: &mut TablesBuilder) -> bool {
+        let covering = builder.take_covering_changed();
+        if covering {
+            self.steered.covering = builder.covering();
+        }
+        let udp = fingerprint(builder.udp_endpoints());
+        let moved = std::mem::replace(&mut self.udp, udp) != udp;
+        if moved {
+            self.steered.udp = builder.udp_endpoints().collect();
+        }
+        let proto41: BTreeSet<Ipv4Addr> = builder.proto41_v4().collect();
+        let other = self.steered.proto41 != proto41;
+        self.steered.proto41 = proto41;
+        covering || moved || other
+    }
+}
+
+/// Tells two sets of endpoints apart, whatever order they come in.
+fn fingerprint(endpoints: impl Iterator<Item = (Ipv4Addr, u16)>) -> u64 {
+    let mix = |(address, port): (Ipv4Addr, u16)| {
+        let key = u64::from(u32::from(address)) << 16 | u64::from(port);
+        let mixed = (key ^ key >> 23).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1
+    };
+    endpoints.map(mix).fold(0, u64::wrapping_add)
 }
 
 impl std::fmt::Debug for Shared {
@@ -123,35 +161,21 @@ impl Shared {
 
     /// Publishes the tables as they are now.
     pub(crate) fn publish(&self, target: &dyn Publish) {
-        let (tables, change, revision, covering, locals, gateways) = {
+        let mut announced = self.steered.lock();
+        let (tables, change, revision, gateways, changed) = {
             let mut control = self.control.lock();
-            let covering = control
-                .builder
-                .take_covering_changed()
-                .then(|| control.builder.covering());
-            let locals = (
-                control.builder.proto41_v4().collect::<BTreeSet<_>>(),
-                control.builder.udp_endpoints().collect::<BTreeSet<_>>(),
-            );
+            let changed = announced.follow(&mut control.builder);
             let tables = control.builder.snapshot();
             let gateways = control.take_gateways();
             let (change, revision) = (control.change(), control.revision());
-            (tables, change, revision, covering, locals, gateways)
+            (tables, change, revision, gateways, changed)
         };
-        let mut steered = self.steered.lock();
-        let (proto41, udp) = locals;
-        let changed = covering.is_some() || steered.proto41 != proto41 || steered.udp != udp;
-        if let Some(covering) = covering {
-            steered.covering = covering;
-        }
-        steered.proto41 = proto41;
-        steered.udp = udp;
         let news = News {
-            steered: changed.then_some(&*steered),
+            steered: changed.then_some(&announced.steered),
             gateways: gateways.as_deref(),
         };
         target.publish(tables, news);
-        drop(steered);
+        drop(announced);
         self.published.send_replace(change);
         self.revision.send_replace(revision);
     }

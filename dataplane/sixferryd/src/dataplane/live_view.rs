@@ -11,6 +11,7 @@ use crate::live::{
     EventCounts, HostPortCounts, Life, Live, LivenessCounts, NeighbourView, Notice,
     ReassemblyCounts,
 };
+use crate::liveness::driver::Liveness;
 use crate::netlink::Mirror;
 use crate::punt::PuntStats;
 
@@ -18,6 +19,7 @@ pub(super) struct LiveView {
     pub(super) bus: Arc<EventBus>,
     pub(super) stats: PuntStats,
     pub(super) host: Option<Arc<HostPortCounters>>,
+    pub(super) liveness: Arc<Liveness>,
     pub(super) mirror: Arc<Mirror>,
 }
 

@@ -11,22 +11,24 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
 use sixferry_engine::{
-    Engine, EngineConfig, HostConfig, HostEnd, IdlePolicy, PortSet, PuntConsumer, Injector, Seat,
+    Engine, EngineConfig, HostConfig, HostEnd, IdlePolicy, Injector, PortSet, PuntConsumer, Seat,
     SpawnOptions, WorkerHandle, drop_capabilities,
 };
 use sixferry_fwd::reassembly::Limits;
-use sixferry_fwd::{PortId, PuntReason, Settings};
-use sixferry_xsk::{OpenOptions, OpenPort, WorkerParts, XskPort, XskSet};
+use sixferry_fwd::{Ipv6Prefix, PortId, PuntReason, Settings, Ticks};
+use sixferry_xsk::{OpenOptions, OpenPort, WorkerPorts, XskPort, XskSet};
 use tokio::sync::watch;
 
-use crate::config::{Config, Idle, PortMode};
+use crate::config::{Config, Idle, PortMode, ReassemblyConfig};
 use crate::control::shared::{Publish, Shared};
 use crate::daemon::{StartError, chain};
 use crate::events::EventBus;
 use crate::host_port::{HostPort, HostPortCounters, Tun, keep_routes};
 use crate::live::Live;
+use crate::liveness::driver::Liveness;
 use crate::netlink::device::DeviceRoutes;
 use crate::netlink::{Mirror, MirrorConfig, PortSpec, VlanPolicy};
+use crate::prober::Prober;
 use crate::punt::{PuntStats, Punts, StopPunts};
 use crate::runtime::{LinkState, PortView, Runtime, WorkerView};
 use crate::sink::{Sink, Steerers, Target};
@@ -38,6 +40,7 @@ pub(crate) struct Dataplane {
     workers: Vec<WorkerHandle<XskPort>>,
     punts: Option<(StopPunts, JoinHandle<()>)>,
     host: Option<HostPort>,
+    liveness: Option<Arc<Liveness>>,
     pub(crate) mirror: Option<Arc<Mirror>>,
 }
 
@@ -47,14 +50,6 @@ pub(crate) struct Started {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) publish: Box<dyn Publish>,
     pub(crate) live: Arc<dyn Live>,
-}
-
-/// What runs beside the packet threads.
-#[derive(Clone, Debug)]
-pub(crate) struct Services {
-    /// Name and MTU of the host port's device, and whether the kernel gets routes to it.
-    pub(crate) host_port: Option<(String, u16, bool)>,
-    pub(crate) reassembly: Limits,
 }
 
 /// Opens the configured ports; `None`: there are none.
@@ -117,15 +112,17 @@ fn describe(port: &OpenPort, workers: usize) {
 /// Starts everything over the ports of `set`.
 pub(crate) async fn start(
     config: &Config,
-    services: &Services,
     set: XskSet,
     seed: u64,
     shared: &Arc<Shared>,
 ) -> Result<Started, StartError> {
     let count = set.workers.len().max(1);
     let host_id = (0..).map(PortId).nth(set.ports.len()).unwrap_or(PortId(0));
-    let tun = match &services.host_port {
-        Some((name, mtu, _)) => Some(Tun::open(name, *mtu).await.map_err(StartError::Config)?),
+    let tun = match &config.host_port {
+        Some(host) => {
+            let tun = Tun::open(&host.name, host.mtu).await;
+            Some(tun.map_err(StartError::Config)?)
+        }
         None => None,
     };
     subscribe(shared, tun.is_some().then_some(host_id));
@@ -184,23 +181,34 @@ pub(crate) async fn start(
         slow_path: Arc::clone(&runtime.slow_path),
         ..PuntStats::default()
     };
-    let limits = services.reassembly;
-    let punts = start_punts(engine.punts, engine.injector, &around, limits, &stats)?;
-    let host = tun.zip(engine.host).zip(services.host_port.as_ref());
+    let limits = limits(&config.reassembly);
+    let injector = engine.injector.clone();
+    let punts = start_punts(engine.punts, injector, &around, limits, &stats)?;
+    let host = tun.zip(engine.host).zip(config.host_port.as_ref());
     let (host, host_counters, prefixes) = match host {
-        Some(((tun, end), (_, _, routed))) => {
-            let (host, counters, prefixes) = start_host_port(tun, end, host_id, *routed)?;
+        Some(((tun, end), section)) => {
+            let routed = section.routes;
+            let (host, counters, prefixes) = start_host_port(tun, end, host_id, routed)?;
             (Some(host), Some(counters), prefixes)
         }
         None => (None, None, None),
     };
 
     let steerers = Arc::new(Steerers::new(Arc::clone(&runtime)));
-    let device = services.host_port.as_ref().map(|(name, ..)| (host_id, name.clone()));
+    let device = config.host_port.as_ref();
+    let device = device.map(|section| (host_id, section.name.clone()));
     let mirror = start_mirror(config, device, shared, &runtime, &steerers, &bus).await?;
     around.set_mirror(&mirror);
+    let publisher = Arc::new(Mutex::new(engine.publisher));
+    let prober = Prober::new(around, Arc::clone(&publisher), engine.injector, seed);
+    let pace = config.liveness.probes_per_second;
+    let liveness = Liveness::start(pace, seed, Arc::new(prober));
+    let liveness = Arc::new(liveness.map_err(|source| StartError::System {
+        what: "start a thread",
+        source,
+    })?);
     let target = Target {
-        publisher: Mutex::new(engine.publisher),
+        publisher,
         steerers,
         mirror: Arc::clone(&mirror),
         prefixes,
@@ -210,6 +218,7 @@ pub(crate) async fn start(
         bus,
         stats,
         host: host_counters,
+        liveness: Arc::clone(&liveness),
         mirror: Arc::clone(&mirror),
     };
     Ok(Started {
@@ -217,12 +226,24 @@ pub(crate) async fn start(
             workers,
             punts: Some(punts),
             host,
+            liveness: Some(liveness),
             mirror: Some(mirror),
         },
         runtime,
         publish: Box::new(target),
         live: Arc::new(live),
     })
+}
+
+fn limits(config: &ReassemblyConfig) -> Limits {
+    let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    Limits {
+        per_source: size(config.per_source),
+        contexts: size(config.contexts),
+        bytes: size(config.bytes),
+        timeout_ticks: config.timeout.as_secs().saturating_mul(Ticks::PER_SECOND),
+        ..Limits::default()
+    }
 }
 
 /// Has the workers punt what the slow path handles itself.
@@ -243,7 +264,7 @@ fn subscribe(shared: &Shared, host_port: Option<PortId>) {
     });
 }
 
-fn worker(seat: Seat, parts: WorkerParts) -> sixferry_engine::Worker<XskPort> {
+fn worker(seat: Seat, parts: WorkerPorts) -> sixferry_engine::Worker<XskPort> {
     let mut ports = PortSet::new();
     for (id, port) in (0..).map(PortId).zip(parts.ports) {
         // There are as many places as ports: the check of the configuration saw to it.
@@ -277,7 +298,7 @@ fn start_punts(
     Ok((stop, thread))
 }
 
-type Prefixes = watch::Sender<BTreeSet<sixferry_fwd::Ipv6Prefix>>;
+type Prefixes = watch::Sender<BTreeSet<Ipv6Prefix>>;
 
 fn start_host_port(
     tun: Tun,
@@ -383,12 +404,16 @@ impl Dataplane {
             workers: Vec::new(),
             punts: None,
             host: None,
+            liveness: None,
             mirror: None,
         }
     }
 
     /// Gives the kernel its traffic back, then stops the threads.
     pub(crate) async fn close(&mut self, runtime: &Runtime) {
+        if let Some(liveness) = self.liveness.take() {
+            liveness.stop();
+        }
         if let Some(mirror) = self.mirror.take() {
             mirror.stop().await;
         }

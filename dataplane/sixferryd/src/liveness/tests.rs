@@ -111,7 +111,10 @@ fn a_silent_peer_is_unreachable_in_three_intervals() {
         let took = detection(&mut world);
         let jitter = 3 * INTERVAL / 5;
         assert!(took >= 3 * INTERVAL - jitter, "{mode:?}: {took}");
-        assert!(took <= 3 * INTERVAL + jitter + 2 * REPLY_WAIT, "{mode:?}: {took}");
+        assert!(
+            took <= 3 * INTERVAL + jitter + 2 * REPLY_WAIT,
+            "{mode:?}: {took}"
+        );
         let probes = if mode == Mode::Passive { 0 } else { 3 };
         assert_eq!(world.probes.len(), probes, "{mode:?}");
     }

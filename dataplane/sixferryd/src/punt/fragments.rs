@@ -156,7 +156,9 @@ fn link_len(frame: &[u8], ethernet: bool) -> usize {
     if !ethernet {
         return 0;
     }
-    let tagged = frame.get(12..14).is_some_and(|kind| TAGS.iter().any(|tag| tag == kind));
+    let tagged = frame
+        .get(12..14)
+        .is_some_and(|kind| TAGS.iter().any(|tag| tag == kind));
     ether::HEADER_LEN + if tagged { ether::TAG_LEN } else { 0 }
 }
 

@@ -102,14 +102,20 @@ fn a_datagram_in_pieces_comes_back_as_one_packet() {
     for piece in &pieces[..2] {
         rig.receive(tunnel, piece, Ticks(1));
     }
-    assert_eq!((rig.fragments.held(), rig.engine.injector.accepted()), (2, 0));
+    assert_eq!(
+        (rig.fragments.held(), rig.engine.injector.accepted()),
+        (2, 0)
+    );
     rig.assert_accounted();
     rig.receive(tunnel, &pieces[2], Ticks(2));
     assert_eq!(rig.engine.injector.accepted(), 1);
     assert_eq!((rig.counters.merged(), rig.counters.reassembled()), (3, 1));
     rig.assert_accounted();
     let counts = rig.stats.counts(&rig.counters);
-    assert_eq!((counts.fragments, counts.reassembled, counts.open), (3, 1, 0));
+    assert_eq!(
+        (counts.fragments, counts.reassembled, counts.open),
+        (3, 1, 0)
+    );
 }
 
 #[test]
@@ -132,7 +138,10 @@ fn strangers_open_nothing() {
     }
     assert_eq!(rig.dropped(DropReason::NoTunnel), 1000);
     let counts = rig.stats.counts(&rig.counters);
-    assert_eq!((counts.refused, counts.open, counts.held_bytes), (1000, 0, 0));
+    assert_eq!(
+        (counts.refused, counts.open, counts.held_bytes),
+        (1000, 0, 0)
+    );
     rig.assert_accounted();
 }
 
@@ -156,7 +165,7 @@ fn a_packet_too_big_leaves_in_pieces_or_not_at_all() {
         ethernet: true,
         mtu: 1400,
     };
-    let mut send = |buffers, frame: &[u8]| {
+    let send = |buffers, frame: &[u8]| {
         let mut rig = Rig::new(buffers);
         rig.counters.count_taken();
         let (counters, injector) = (&rig.counters, &rig.engine.injector);
