@@ -427,7 +427,7 @@ impl Control {
     pub(super) fn domain_refused(&self, error: TableError) -> Error {
         match error {
             TableError::LocalInUse { local, by } => {
-                let (id, owner) = self.holder(by);
+                let (_, id, owner) = self.holder(by);
                 Error::LocalInUse { local, id, owner }
             }
             TableError::Full { limit } => Error::TableFull {
@@ -442,15 +442,16 @@ impl Control {
         }
     }
 
-    /// Name and owner of whatever has this place in the tables.
-    pub(super) fn holder(&self, by: TunnelId) -> (String, Arc<str>) {
+    /// Kind, name and owner of whatever has this place in the tables.
+    pub(super) fn holder(&self, by: TunnelId) -> (&'static str, String, Arc<str>) {
         if let Some(record) = self.store.get(by) {
-            return (record.id.to_string(), self.owners.name(record.owner));
+            let owner = self.owners.name(record.owner);
+            return ("tunnel", record.id.to_string(), owner);
         }
         let found = self.domains.iter().find(|(_, r)| r.tunnel == by);
         found.map_or_else(
-            || (String::new(), Arc::from("")),
-            |(_, r)| (r.id.to_string(), self.owners.name(r.owner)),
+            || ("tunnel", String::new(), Arc::from("")),
+            |(_, r)| ("domain", r.id.to_string(), self.owners.name(r.owner)),
         )
     }
 

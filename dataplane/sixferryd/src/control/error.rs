@@ -46,6 +46,7 @@ pub(crate) enum Error {
     },
     PrefixInUse {
         prefix: Ipv6Prefix,
+        what: &'static str,
         id: String,
         owner: Arc<str>,
     },

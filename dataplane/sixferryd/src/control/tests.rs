@@ -8,10 +8,13 @@ use proptest::prelude::*;
 use sixferry_fwd::{Ipv6Prefix, Settings, TunnelSpec};
 
 use super::error::Error;
-use super::patch::{Mask, TunnelPatch};
+use super::liveness::Liveness;
+use super::patch::TunnelPatch;
 use super::session::{OwnerId, STATIC};
 use super::tunnels::TunnelOp;
 use super::{Atomicity, Control, WriteMode};
+
+mod domains;
 
 fn control() -> Control {
     Control::new(Settings::default(), 1, Arc::from("test"))
@@ -30,11 +33,7 @@ fn spec(remote: u8, prefix: u8, mtu: u16) -> TunnelSpec {
 }
 
 fn upsert(id: &str, spec: TunnelSpec) -> TunnelOp {
-    let patch = Box::new(TunnelPatch {
-        spec,
-        unreadable: Vec::new(),
-        mask: Mask::ALL,
-    });
+    let patch = Box::new(TunnelPatch::whole(&spec, Liveness::default()));
     TunnelOp::Upsert {
         id: id.to_owned(),
         patch,
@@ -231,7 +230,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(found, expected);
             prop_assert_eq!(control.tunnel_count(), control.builder().tunnel_count());
-            let counted = control.owner_counts().iter().map(|(_, tunnels, _)| tunnels).sum::<u64>();
+            let counted = control.owner_counts().iter().map(|(_, has)| has.tunnels).sum::<u64>();
             prop_assert_eq!(counted, model.tunnels.len() as u64);
         }
     }

@@ -374,7 +374,7 @@ impl Control {
     pub(super) fn refused(&self, error: TableError) -> Error {
         match error {
             TableError::OuterInUse { local, remote, by } => {
-                let (id, owner) = self.holder(by);
+                let (_, id, owner) = self.holder(by);
                 Error::OuterInUse {
                     local,
                     remote,
@@ -383,12 +383,17 @@ impl Control {
                 }
             }
             TableError::PrefixInUse { prefix, by } => {
-                let (id, owner) = self.holder(by);
-                Error::PrefixInUse { prefix, id, owner }
+                let (what, id, owner) = self.holder(by);
+                Error::PrefixInUse {
+                    prefix,
+                    what,
+                    id,
+                    owner,
+                }
             }
             TableError::PortInUse { local, port, by } => {
-                let (id, owner) =
-                    by.map_or_else(|| (String::new(), Arc::from("")), |by| self.holder(by));
+                let (_, id, owner) =
+                    by.map_or_else(|| ("", String::new(), Arc::from("")), |by| self.holder(by));
                 Error::PortInUse {
                     local,
                     port,

@@ -185,11 +185,17 @@ fn in_the_way(error: Error) -> Parts {
             );
             taken("LOCAL_IN_USE", message, DOMAIN, id, &owner)
         }
-        Error::PrefixInUse { prefix, id, owner } => {
-            let message = format!("prefix {prefix} is {id:?}'s of owner {owner:?}");
+        Error::PrefixInUse {
+            prefix,
+            what,
+            id,
+            owner,
+        } => {
+            let message = format!("prefix {prefix} is {what} {id:?}'s of owner {owner:?}");
+            let kind = if what == "tunnel" { TUNNEL } else { DOMAIN };
             Parts {
                 metadata: vec![("prefix", prefix.to_string())],
-                ..taken("PREFIX_IN_USE", message, TUNNEL, id, &owner)
+                ..taken("PREFIX_IN_USE", message, kind, id, &owner)
             }
         }
         other => internal(&other),

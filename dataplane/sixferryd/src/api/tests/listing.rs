@@ -141,6 +141,14 @@ async fn a_tunnel_reads_as_it_was_written_with_its_defaults() {
         link_local_address: local.octets().to_vec(),
         counters: read.counters.clone(),
         revision: 1,
+        liveness: pb::LivenessMode::Off.into(),
+        liveness_interval_seconds: 30,
+        endpoint: Some(pb::Endpoint {
+            address: full.remote.clone(),
+            port: 0,
+        }),
+        current_mtu: 1480,
+        state: pb::TunnelState::Down.into(),
         ..full
     };
     assert_eq!(read, expected);

@@ -1,7 +1,10 @@
 //! The API over a real unix socket, against the real control state, without a port: no root.
 
 mod counters;
+mod domains;
+mod learnt;
 mod listing;
+mod policy;
 mod program;
 mod routes;
 mod scale;
@@ -18,6 +21,10 @@ use parking_lot::Mutex;
 use sixferry_fwd::{Settings, Tables};
 use sixferry_proto::dataplane::v1 as pb;
 use sixferry_proto::dataplane::v1::counter_service_client::CounterServiceClient;
+use sixferry_proto::dataplane::v1::domain_service_client::DomainServiceClient;
+use sixferry_proto::dataplane::v1::event_service_client::EventServiceClient;
+use sixferry_proto::dataplane::v1::neighbour_service_client::NeighbourServiceClient;
+use sixferry_proto::dataplane::v1::policy_service_client::PolicyServiceClient;
 use sixferry_proto::dataplane::v1::route_service_client::RouteServiceClient;
 use sixferry_proto::dataplane::v1::session_service_client::SessionServiceClient;
 use sixferry_proto::dataplane::v1::system_service_client::SystemServiceClient;
@@ -32,6 +39,7 @@ use super::{Api, serve};
 use crate::config::{self, Host};
 use crate::control::Control;
 use crate::control::shared::{News, Publish, Shared};
+use crate::live::Live;
 use crate::reload::Manager;
 use crate::runtime::Runtime;
 
@@ -91,6 +99,11 @@ impl Daemon {
     }
 
     pub(super) async fn with_config(text: &str) -> Self {
+        Self::with(text, Arc::new(crate::live::Idle::default())).await
+    }
+
+    /// With something that learns.
+    pub(super) async fn with(text: &str, live: Arc<dyn Live>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("dataplane.toml");
         std::fs::write(&path, text).expect("writes");
@@ -110,7 +123,7 @@ impl Daemon {
             Arc::clone(&shared),
             Arc::new(Runtime::default()),
             Arc::new(manager),
-            Arc::new(crate::live::Idle::default()),
+            live,
         );
         let socket = dir.path().join("dataplane.sock");
         let listener = serve::bind_unix(&socket).await.expect("binds");
@@ -142,6 +155,22 @@ impl Daemon {
 
     pub(super) fn routes(&self) -> RouteServiceClient<Channel> {
         RouteServiceClient::new(self.channel.clone())
+    }
+
+    pub(super) fn domains(&self) -> DomainServiceClient<Channel> {
+        DomainServiceClient::new(self.channel.clone())
+    }
+
+    pub(super) fn policy(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone())
+    }
+
+    pub(super) fn events(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel.clone())
+    }
+
+    pub(super) fn neighbours(&self) -> NeighbourServiceClient<Channel> {
+        NeighbourServiceClient::new(self.channel.clone())
     }
 
     pub(super) fn counters(&self) -> CounterServiceClient<Channel> {

@@ -242,7 +242,19 @@ async fn nothing_is_served_while_no_queue_is_bound() {
 async fn both_reflections_list_every_service() {
     use tonic_reflection::pb::{v1, v1alpha};
     let daemon = Daemon::start().await;
-    let mut expected: Vec<String> = ["Counter", "Port", "Route", "Session", "System", "Tunnel"]
+    let names = [
+        "Counter",
+        "Domain",
+        "Event",
+        "Neighbour",
+        "Policy",
+        "Port",
+        "Route",
+        "Session",
+        "System",
+        "Tunnel",
+    ];
+    let mut expected: Vec<String> = names
         .iter()
         .map(|name| format!("sixferry.dataplane.v1.{name}Service"))
         .collect();
