@@ -26,6 +26,7 @@ use crate::notify;
 use crate::reload::{Manager, SetLevel};
 use crate::runtime::Runtime;
 use crate::sink::Nobody;
+use crate::state_file::{self, SaveCounts, Saver};
 
 /// Why the daemon cannot run: one line with cause and fix.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,8 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
     };
 
     let (stop, stopped) = watch::channel(false);
+    restore(&config, &shared).await;
+    let (saving, saved) = save(&config, &shared, &stopped);
     let api = Api::new(
         Arc::clone(&shared),
         Arc::clone(&runtime),
@@ -127,6 +130,7 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
         runtime: Arc::clone(&runtime),
         mirror: dataplane.mirror.clone(),
         live,
+        saved,
     };
     let (servers, socket) = serve_all(listeners, &api, metrics, &stopped);
     let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&runtime)));
@@ -155,12 +159,37 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
         // Streams never end by themselves; clients learn by the closed connection.
         server.abort();
     }
+    // After the last write over the API: the file is what the next start finds.
+    if let Some(saving) = saving {
+        let _ended = saving.await;
+    }
     shared.stop_publishing();
     dataplane.close(&runtime).await;
     // The thread ends after at most one publication; a panic in it was already printed.
     let _ended = publisher.join();
     drop(socket);
     Ok(())
+}
+
+/// Puts back what controllers had programmed, before any of them can connect.
+async fn restore(config: &Config, shared: &Arc<Shared>) {
+    if config.state.restore {
+        let (shared, dir) = (Arc::clone(shared), config.state_dir.clone());
+        // A panic in it was already printed; the daemon is better off without the file then.
+        let _ended = tokio::task::spawn_blocking(move || state_file::restore(&shared, &dir)).await;
+    }
+}
+
+type Saving = (Option<tokio::task::JoinHandle<()>>, Option<Arc<SaveCounts>>);
+
+fn save(config: &Config, shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) -> Saving {
+    if !config.state.save {
+        return (None, None);
+    }
+    let dir = config.state_dir.clone();
+    let saver = Saver::new(Arc::clone(shared), dir, config.state.interval);
+    let counts = saver.counts();
+    (Some(tokio::spawn(saver.run(stopped.clone()))), Some(counts))
 }
 
 async fn listen(config: &Config) -> Result<Listeners, StartError> {

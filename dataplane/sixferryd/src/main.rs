@@ -24,6 +24,7 @@ mod punt;
 mod reload;
 mod runtime;
 mod sink;
+mod state_file;
 mod surroundings;
 
 use std::io::Write;

@@ -38,6 +38,10 @@ pub(super) struct DomainStore {
 }
 
 impl DomainStore {
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     fn iter(&self) -> impl Iterator<Item = (DomainSlot, &Record)> + '_ {
         (0..)
             .map(DomainSlot)

@@ -172,6 +172,17 @@ impl Control {
         Ok((opened, holdings.unwrap_or_default()))
     }
 
+    /// The owner of that name, who may not have connected yet since the start.
+    pub(crate) fn restore_owner(&mut self, name: &str) -> Result<OwnerId, Error> {
+        self.owners.known(name)
+    }
+
+    /// Moves with every change of an object, of whichever kind.
+    pub(crate) fn object_revisions(&self) -> [u64; 3] {
+        let domains = self.domains.revision();
+        [self.log.revision(), domains, self.routes.revision]
+    }
+
     /// The owner a session writes for.
     pub(crate) fn authorize(&self, token: &str) -> Result<OwnerId, Error> {
         self.owners.authorize(token)

@@ -112,6 +112,8 @@ struct KnownPort {
 #[derive(Debug, Default)]
 pub(super) struct RouteStore {
     pub(super) api: BTreeMap<Prefix, ApiRoute>,
+    /// Moves with every change of `api`.
+    pub(super) revision: u64,
     /// Next hops of API routes and how many routes use each.
     pub(super) hops: HashMap<HopKey, (NextHopId, u32)>,
     /// Next hops came or went since the gateways were last taken.
@@ -330,6 +332,9 @@ impl Control {
             }
         }
         let (old, new) = (before.map(|r| r.action), after.map(|r| r.action));
+        if old != new || before.map(|r| r.owner) != after.map(|r| r.owner) {
+            self.routes.revision += 1;
+        }
         if old == new {
             return;
         }

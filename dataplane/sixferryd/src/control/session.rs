@@ -118,11 +118,7 @@ impl Owners {
     }
 
     pub(crate) fn open(&mut self, name: &str, election: u128) -> Result<Opened, Error> {
-        check_name(name)?;
-        let id = match self.find(name) {
-            Some(id) => id,
-            None => self.add(name)?,
-        };
+        let id = self.known(name)?;
         let token = self.token(name, election);
         let Some(owner) = self.get_mut(id) else {
             return Err(Error::SessionUnknown);
@@ -147,6 +143,15 @@ impl Owners {
             token,
             fenced_other,
         })
+    }
+
+    /// The owner of that name, made known if it is not.
+    pub(crate) fn known(&mut self, name: &str) -> Result<OwnerId, Error> {
+        check_name(name)?;
+        match self.find(name) {
+            Some(id) => Ok(id),
+            None => self.add(name),
+        }
     }
 
     fn add(&mut self, name: &str) -> Result<OwnerId, Error> {

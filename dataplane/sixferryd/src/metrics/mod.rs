@@ -22,6 +22,7 @@ use crate::live::Live;
 use crate::memory;
 use crate::netlink::{Mirror, MirrorStats};
 use crate::runtime::Runtime;
+use crate::state_file::SaveCounts;
 
 pub(crate) use http::{bind, serve};
 
@@ -34,6 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) mirror: Option<Arc<Mirror>>,
     pub(crate) live: Arc<dyn Live>,
+    /// `None`: the tables are not saved.
+    pub(crate) saved: Option<Arc<SaveCounts>>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -120,6 +123,12 @@ impl Collector for Metrics {
         self.tables(&mut out)?;
         self.domains(&mut out)?;
         learnt::encode(&mut out, &*self.live)?;
+        if let Some(saved) = &self.saved {
+            let (written, failed, objects) = saved.read();
+            out.counter("state_file_writes", "Times the tables were saved", written)?;
+            out.counter("state_file_failures", "Times that failed", failed)?;
+            out.gauge("state_file_objects", "Objects in the last file", objects)?;
+        }
         match &self.mirror {
             Some(mirror) => netlink(&mut out, mirror.stats()),
             None => Ok(()),

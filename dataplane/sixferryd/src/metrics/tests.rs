@@ -19,6 +19,7 @@ fn metrics() -> Metrics {
         runtime: Arc::new(Runtime::default()),
         mirror: None,
         live: Arc::new(crate::live::Idle::default()),
+        saved: None,
     }
 }
 
