@@ -41,6 +41,34 @@ Packets handed to the slow path, by reason.
 """
 
 
+TAIL = """
+## Beside the packet path
+
+What the threads beside the workers count; `ReadCounters` has the same, but for events and the state
+file. Fragments and packets held for a neighbour were counted as punted above; what comes back is
+counted as injected.
+
+| metric `sixferry_…` | counts |
+|---|---|
+| `domain_received_packets_total{domain}`, `…_bytes_total` | inner packets out of a 6to4 or 6rd domain |
+| `domain_sent_packets_total{domain}`, `…_bytes_total` | inner packets into it |
+| `domain_drop_packets_total{domain,reason}` | drops charged to it |
+| `reassembly_fragments_total` | fragments taken |
+| `reassembly_datagrams_total` | datagrams put together and given back to a worker |
+| `reassembly_refused_fragments_total` | fragments of peers that have no tunnel here |
+| `reassembly_open`, `reassembly_held_bytes` | datagrams being collected, and what they hold (gauges) |
+| `host_port_packets_total{direction}`, `…_bytes_total` | `to_host`, `from_host` |
+| `host_port_dropped_packets_total` | packets the host's device would not take |
+| `liveness_tunnels{state}` | watched tunnels: `up`, `unreachable`, `unknown` (gauge) |
+| `liveness_probes_total`, `liveness_replies_total` | probes sent, and answers to them |
+| `liveness_deferred_probes_total` | probes put off because `liveness.probes_per_second` was reached |
+| `events_total{kind}` | `endpoint_mismatch`, `endpoint_changed`, `path_mtu`, `outer_error` |
+| `events_lost_total` | events lost between the workers and the watchers |
+| `state_file_writes_total`, `state_file_failures_total` | times the tables were saved, or could not be |
+| `state_file_objects` | objects in the last file (gauge) |
+"""
+
+
 def entries(file, macro, pattern):
     """All rows of one macro's list, in order."""
     text = (FWD / file).read_text()
@@ -68,6 +96,7 @@ def document():
         out.append(f"| {number} | `{name}` | `{name.lower()}` | {group} | {yes} | {text} |\n")
     out.append(PUNT_HEAD)
     out.extend(f"| `{name}` | {text} |\n" for name, text in punts)
+    out.append(TAIL)
     return "".join(out)
 
 

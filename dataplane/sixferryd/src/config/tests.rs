@@ -565,6 +565,22 @@ anycast = true
 }
 
 #[test]
+fn a_peer_that_nobody_can_name_is_a_warning() {
+    let text =
+        "[[tunnel]]\nid = \"u\"\nencap = \"udp\"\nlocal = \"198.51.100.1\"\nlocal_port = 4028\n";
+    let warned = |text: &str| {
+        let checked = check(text);
+        assert!(checked.config.is_some());
+        checked.findings.iter().any(|f| f.key == "tunnel[0].remote")
+    };
+    assert!(warned(text));
+    assert!(!warned(&format!("{text}rebind = \"inner-source\"\n")));
+    assert!(!warned(&format!(
+        "{text}remote = \"192.0.2.1\"\nremote_port = 9\n"
+    )));
+}
+
+#[test]
 fn a_plan_names_what_changes_and_what_must_wait() {
     let old = good(&two("", "mtu = 1300"));
     let text = two("", "mtu = 1400").replace("\"a\"", "\"c\"")

@@ -117,6 +117,15 @@ fn one(
         }
     });
     let (spec, liveness) = checked.ok()?;
+    if let EncapKind::Udp(udp) = spec.encap
+        && spec.remote.is_unspecified()
+        && udp.rebind != Rebind::InnerSource
+    {
+        let message = "missing: nobody says where the peer is; give remote and remote_port, or \
+                       rebind = \"inner-source\" to learn it";
+        let at = Some(places.of("local_port"));
+        findings.warning(&key("remote"), at, message.to_owned());
+    }
     let nested = raw.nested.as_ref().is_some_and(|v| *v.get_ref());
     let id = id?;
     Some(Placed {
