@@ -20,7 +20,7 @@ pub(crate) enum NeighborCommand {
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
     /// Only on this port.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = crate::completion::ports())]
     port: Option<String>,
     /// Only those that next hops of routes point to.
     #[arg(long)]

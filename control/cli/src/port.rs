@@ -20,6 +20,7 @@ pub(crate) enum PortCommand {
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
     /// Interface name.
+    #[arg(add = crate::completion::ports())]
     name: String,
 }
 

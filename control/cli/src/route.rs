@@ -37,7 +37,7 @@ pub(crate) struct AddArgs {
     #[arg(value_parser = parse::prefix)]
     prefix: IpNet,
     /// Forward to this port.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = crate::completion::ports())]
     port: Option<String>,
     /// Through this gateway. [default: the destination is directly connected]
     #[arg(long, value_name = "ADDRESS", requires = "port")]
@@ -48,7 +48,8 @@ pub(crate) struct AddArgs {
     vlan: Option<u16>,
     /// Into this domain, to its way out: the border relay of a 6rd customer edge, the relay of a
     /// 6to4 site.
-    #[arg(long, value_name = "NAME", value_parser = parse::tunnel_id)]
+    #[arg(long, value_name = "NAME", value_parser = parse::tunnel_id,
+        add = crate::completion::domains())]
     domain: Option<String>,
     /// Drop silently.
     #[arg(long)]

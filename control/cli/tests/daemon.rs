@@ -365,3 +365,234 @@ fn status_ports_drops_top_and_configuration() {
     assert_eq!(daemon.json(&["reload"])["applied"], true);
     assert_eq!(daemon.json(&["tunnel", "show", "more"])["owner"], "static");
 }
+
+#[test]
+#[ignore = "needs sixferryd"]
+fn domains_and_their_routes() {
+    let daemon = Daemon::start();
+    let ce = [
+        "domain",
+        "add",
+        "ce",
+        "--kind",
+        "6rd",
+        "--role",
+        "ce",
+        "--local",
+        "10.100.0.1",
+        "--br",
+        "10.0.0.1",
+        "--prefix",
+        "2001:db8:8000::/33",
+        "--v4-common",
+        "10.0.0.0/8",
+    ];
+    assert_eq!(daemon.ok(&ce), "created\n");
+    assert!(daemon.refused(&ce).contains("DOMAIN_EXISTS"));
+    let domain = daemon.json(&["domain", "show", "ce"]);
+    assert_eq!(domain["sixRd"]["br"], "10.0.0.1");
+    assert_eq!(domain["dscpCopy"], true);
+    assert_eq!(domain["delegatedPrefix"], "2001:db8:b200:80::/57");
+    let found = daemon.json(&["domain", "lookup", "10.100.0.1"]);
+    assert_eq!(found["delegatedPrefix"], domain["delegatedPrefix"]);
+    assert_eq!(found["own"], true);
+
+    daemon.ok(&[
+        "domain",
+        "set",
+        "ce",
+        "--br",
+        "10.0.0.2",
+        "--mtu",
+        "1480",
+        "--no-input",
+    ]);
+    let domain = daemon.json(&["domain", "show", "ce"]);
+    assert_eq!(domain["sixRd"]["br"], "10.0.0.2");
+    assert_eq!(
+        domain["sixRd"]["v4MaskLength"], 8,
+        "what was not named stays"
+    );
+    assert_eq!(
+        (&domain["mtu"], &domain["input"]),
+        (&1480.into(), &false.into())
+    );
+
+    daemon.ok(&["route", "add", "2001:db8:f000::/36", "--domain", "ce"]);
+    let route = daemon.json(&["route", "lookup", "2001:db8:f000::1"]);
+    assert_eq!(
+        (&route["action"], &route["domainId"]),
+        (&"domain".into(), &"ce".into())
+    );
+    let error = daemon.refused(&["route", "add", "::/0", "--domain", "nobody"]);
+    assert!(error.contains("nobody"), "{error}");
+    let error = daemon.refused(&[
+        "tunnel", "add", "ce", "--local", "1.2.3.4", "--remote", "1.2.3.5",
+    ]);
+    assert!(error.contains("ID_IN_USE"), "{error}");
+
+    assert_eq!(daemon.ok(&["domain", "delete", "ce"]), "deleted\n");
+    assert_eq!(
+        daemon.json(&["domain", "list"])["domains"],
+        serde_json::json!([])
+    );
+    let routes = daemon.json(&["route", "list", "--origin", "api"]);
+    assert_eq!(
+        routes["routes"],
+        serde_json::json!([]),
+        "the route went along"
+    );
+}
+
+#[test]
+#[ignore = "needs sixferryd"]
+fn what_import_prints_the_daemon_takes() {
+    let daemon = Daemon::start();
+    let lines = [
+        "ifconfig stf0 inet6 2002:905:607::1 prefixlen 24 mtu 1400 link0",
+        "route add -inet6 default 2002:909:101::",
+    ];
+    let text = daemon.ok(&["import", "stf", lines[0], lines[1]]);
+    let config = daemon.dir.path().join("d.toml");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(config)
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let answer = daemon.json(&["reload"]);
+    assert_eq!(answer["applied"], true, "{answer}");
+    let of_file = daemon.json(&["domain", "show", "stf0"]);
+    assert_eq!(of_file["sixToFour"]["relay"], "9.9.1.1");
+
+    // The commands make the same domain.
+    let other = Daemon::start();
+    let imported = other.json(&["import", "stf", lines[0], lines[1]]);
+    for command in imported["domains"][0]["commands"].as_array().unwrap() {
+        let words: Vec<&str> = command.as_str().unwrap().split(' ').skip(1).collect();
+        other.ok(&words);
+    }
+    let mut of_commands = other.json(&["domain", "show", "stf0"]);
+    for field in ["owner", "generation", "revision"] {
+        of_commands[field] = of_file[field].clone();
+    }
+    assert_eq!(of_commands, of_file);
+}
+
+#[test]
+#[ignore = "needs sixferryd"]
+fn udp_tunnels_policy_and_a_packet_to_try() {
+    let daemon = Daemon::start();
+    daemon.ok(&[
+        "tunnel",
+        "add",
+        "u",
+        "--local",
+        "198.51.100.1",
+        "--encap",
+        "udp",
+        "--local-port",
+        "4028",
+        "--rebind",
+        "inner-source",
+        "--mtu-mode",
+        "dynamic",
+        "--prefix",
+        "2001:db8:300::/48",
+        "--liveness",
+        "passive",
+    ]);
+    let tunnel = daemon.json(&["tunnel", "show", "u"]);
+    assert_eq!(
+        (&tunnel["localPort"], &tunnel["rebind"]),
+        (&4028.into(), &"inner-source".into())
+    );
+    assert_eq!(tunnel["state"], "unknown", "nobody was seen yet");
+    assert_eq!(tunnel["remote"], Value::Null);
+    let found = daemon.json(&["tunnel", "lookup", "198.51.100.1:4028"]);
+    assert_eq!(found["tunnel"]["id"], "u");
+    daemon.ok(&[
+        "tunnel",
+        "set",
+        "u",
+        "--remote",
+        "192.0.2.77",
+        "--remote-port",
+        "40000",
+    ]);
+    let tunnel = daemon.json(&["tunnel", "show", "u"]);
+    assert_eq!(
+        tunnel["endpoint"],
+        serde_json::json!({ "address": "192.0.2.77", "port": 40_000 })
+    );
+    let dump = daemon.ok(&["tunnel", "list", "--owner", "cli", "--jsonl"]);
+    let dump = daemon.file("dump.jsonl", &dump);
+    assert_eq!(daemon.json(&["tunnel", "load", &dump])["unchanged"], 1);
+    let error = daemon.refused(&[
+        "tunnel",
+        "add",
+        "v",
+        "--local",
+        "198.51.100.1",
+        "--encap",
+        "udp",
+        "--local-port",
+        "4028",
+    ]);
+    assert!(error.contains("OUTER_IN_USE"), "{error}");
+
+    let policy = daemon.json(&["policy", "set", "--outer-options", "skip"]);
+    assert_eq!(policy["outerOptions"], "skip");
+    assert_eq!(policy["overridden"], serde_json::json!(["outer_options"]));
+    assert_eq!(
+        daemon.json(&["policy", "show"])["icmpErrors"]["perSecond"],
+        1000
+    );
+    assert_eq!(daemon.ok(&["neighbor", "list"]), "no neighbours\n");
+}
+
+#[test]
+#[ignore = "needs sixferryd"]
+fn events_begin_and_end_cleanly() {
+    let daemon = Daemon::start();
+    let mut child = daemon
+        .command(&["events", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "{\"ready\":{}}\n");
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(daemon.ok(&["events", "--for", "100ms"]), "= watching\n");
+}
+
+#[test]
+#[ignore = "needs sixferryd"]
+fn names_of_live_objects_are_completed() {
+    let daemon = Daemon::start();
+    daemon.ok(ADD);
+    let complete = |words: &[&str]| {
+        let index = (words.len() - 1).to_string();
+        let mut command = daemon.command(&["--"]);
+        command.args(words).envs([
+            ("COMPLETE", "bash"),
+            ("_CLAP_COMPLETE_INDEX", &index),
+            ("_CLAP_COMPLETE_COMP_TYPE", "9"),
+            ("_CLAP_COMPLETE_SPACE", "false"),
+            ("_CLAP_IFS", "\n"),
+        ]);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(
+        complete(&["sixferry", "tunnel", "show", "us"]).trim(),
+        "user-1"
+    );
+    let all = complete(&["sixferry", "tunnel", "delete", ""]);
+    assert!(
+        all.contains("user-1") && all.contains("configured"),
+        "{all}"
+    );
+}

@@ -40,7 +40,15 @@ drop_reasons! {
     V4Truncated, "V4_TRUNCATED", "Outer packet shorter than an IPv4 header.";
     V4Version, "V4_VERSION", "Outer packet is not IPv4.";
     V4Length, "V4_LENGTH", "Outer lengths contradict each other.";
+    V4SrcMartian, "V4_SRC_MARTIAN", "Outer source is no global unicast address.";
+    V4DstMartian, "V4_DST_MARTIAN", "Inner destination embeds no unicast IPv4 address.";
     NoTunnel, "NO_TUNNEL", "Protocol 41 from an address that is not the relay.";
+    UdpRemoteMismatch, "UDP_REMOTE_MISMATCH", "UDP from an endpoint that is not the relay's.";
+    S6to4SrcMismatch, "S6TO4_SRC_MISMATCH", "6to4 source does not embed the outer source.";
+    S6to4DstMismatch, "S6TO4_DST_MISMATCH", "6to4 destination is not this site.";
+    S6rdSrcMismatch, "S6RD_SRC_MISMATCH", "6rd source does not embed the outer source.";
+    S6rdDstNotMine, "S6RD_DST_NOT_MINE", "6rd destination is not this customer's.";
+    LoopSelf, "LOOP_SELF", "Inner destination embeds our own IPv4 address.";
     InnerTruncated, "INNER_TRUNCATED", "Inner packet shorter than an IPv6 header.";
     InnerVersion, "INNER_VERSION", "Inner packet is not IPv6.";
     InnerLength, "INNER_LENGTH", "Inner payload length beyond the end of the packet.";
@@ -71,6 +79,8 @@ impl Flow {
 pub struct Counters {
     encap: Flow,
     decap: Flow,
+    keepalives_sent: AtomicU64,
+    keepalives_received: AtomicU64,
     drops: Vec<AtomicU64>,
 }
 
@@ -79,6 +89,8 @@ impl Default for Counters {
         Self {
             encap: Flow::default(),
             decap: Flow::default(),
+            keepalives_sent: AtomicU64::new(0),
+            keepalives_received: AtomicU64::new(0),
             drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -93,6 +105,16 @@ impl Counters {
     /// Counts a packet delivered to the TUN device.
     pub fn decapsulated(&self, len: usize) {
         self.decap.count(len);
+    }
+
+    /// Counts a keepalive to the relay.
+    pub fn keepalive_sent(&self) {
+        self.keepalives_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a keepalive from the relay.
+    pub fn keepalive_received(&self) {
+        self.keepalives_received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a packet that goes nowhere.
@@ -111,6 +133,8 @@ impl Counters {
             encap_bytes: load(&self.encap.bytes),
             decap_packets: load(&self.decap.packets),
             decap_bytes: load(&self.decap.bytes),
+            keepalives_sent: load(&self.keepalives_sent),
+            keepalives_received: load(&self.keepalives_received),
             socket_overflow: 0,
             drops: DropReason::ALL
                 .iter()
@@ -133,6 +157,10 @@ pub struct Snapshot {
     pub decap_packets: u64,
     /// Their inner bytes.
     pub decap_bytes: u64,
+    /// UDP: empty datagrams sent.
+    pub keepalives_sent: u64,
+    /// UDP: empty datagrams received.
+    pub keepalives_received: u64,
     /// Packets the kernel threw away because the socket's buffer was full.
     pub socket_overflow: u64,
     /// Drops by reason.
@@ -155,6 +183,10 @@ impl fmt::Display for Snapshot {
             self.decap_bytes,
             self.socket_overflow
         )?;
+        if self.keepalives_sent + self.keepalives_received > 0 {
+            let (sent, received) = (self.keepalives_sent, self.keepalives_received);
+            write!(f, ", keepalives {sent} sent {received} received")?;
+        }
         if self.drops.is_empty() {
             return write!(f, ", no drops");
         }

@@ -1,11 +1,12 @@
 //! The user's end of a tunnel: IPv6 from a TUN device, carried in IPv4 to the relay.
 //!
 //! The whole endpoint lives in user space: it needs `/dev/net/tun` and one raw socket, no
-//! kernel module, and takes its device away when it stops. [`tunnel::proto41`] decides about
-//! packets and does no I/O; [`tunnel`] moves them; [`netlink`] gives the device its addresses
+//! kernel module, and takes its device away when it stops. [`tunnel::inner`],
+//! [`tunnel::proto41`], [`tunnel::udp`] and [`tunnel::peers`] decide about packets and do no I/O;
+//! [`tunnel`] moves them; [`netlink`] gives the device its addresses
 //! and routes.
 //!
-//! RFC 4213 (6in4), RFC 6040 (ECN across tunnels).
+//! RFC 4213 (6in4), RFC 3056 (6to4), RFC 5969 (6rd), RFC 6040 (ECN across tunnels).
 
 #![forbid(unsafe_code)]
 
@@ -40,13 +41,17 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The raw socket for protocol 41 could not be set up.
-    #[error("raw socket for protocol 41: {operation}: {source} (needs CAP_NET_RAW)")]
+    /// The socket towards the relay could not be set up.
+    #[error("{socket}: {operation}: {source}{hint}")]
     SocketSetup {
+        /// Which socket.
+        socket: &'static str,
         /// What was tried.
         operation: &'static str,
         /// What the kernel said.
         source: io::Error,
+        /// What it may need.
+        hint: &'static str,
     },
     /// The local address does not belong to this host.
     #[error("{local} is not an address of this host: give one of `ip -4 addr` to --local")]
@@ -54,9 +59,11 @@ pub enum Error {
         /// The address asked for.
         local: Ipv4Addr,
     },
-    /// The raw socket stopped working.
-    #[error("raw socket for protocol 41: {operation}: {source}")]
+    /// The socket towards the relay stopped working.
+    #[error("{socket}: {operation}: {source}")]
     Socket {
+        /// Which socket.
+        socket: &'static str,
         /// What was tried.
         operation: &'static str,
         /// What the kernel said.

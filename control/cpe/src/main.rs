@@ -4,17 +4,19 @@
 
 use std::fs;
 use std::io::{IsTerminal, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use ipnet::Ipv6Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use sixferry_cpe::Error;
 use sixferry_cpe::counters::Snapshot;
 use sixferry_cpe::netlink::{Netlink, Plan, link_local};
-use sixferry_cpe::tunnel::{Config, MIN_MTU, SixInFour};
+use sixferry_cpe::tunnel::peers::Peers;
+use sixferry_cpe::tunnel::{Config, Encap, MIN_MTU, Tunnel};
+use sixferry_wire::embed::{Embedding, SIX_TO_FOUR_ANYCAST};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Set-up errors, like those of the other programs of the project.
@@ -28,14 +30,21 @@ struct Cli {
     command: Command,
 }
 
+/// All of them run until SIGINT or SIGTERM and take the device away again. SIGUSR1 prints the
+/// counters.
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// A configured 6in4 tunnel (RFC 4213) over a TUN device.
-    ///
-    /// Runs until SIGINT or SIGTERM and takes the device away again. SIGUSR1 prints the
-    /// counters.
+    /// A configured 6in4 tunnel (RFC 4213).
     #[command(name = "6in4")]
     SixInFour(SixInFourArgs),
+    /// A configured tunnel in UDP, which passes NAT.
+    Udp(UdpArgs),
+    /// A 6to4 site (RFC 3056): its prefix is 2002: and the IPv4 address.
+    #[command(name = "6to4")]
+    SixToFour(SixToFourArgs),
+    /// A 6rd customer edge (RFC 5969): its prefix is the provider's and the IPv4 address.
+    #[command(name = "6rd")]
+    SixRd(SixRdArgs),
 }
 
 #[derive(Args, Debug)]
@@ -46,14 +55,69 @@ struct SixInFourArgs {
     /// IPv4 address of the relay.
     #[arg(long)]
     remote: Ipv4Addr,
-    /// IPv6 address of this end with its on-link prefix length; may be repeated.
-    #[arg(long = "address", value_name = "ADDRESS/LEN", required = true)]
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+struct UdpArgs {
+    /// IPv4 address of this host; behind NAT the one it has there.
+    #[arg(long)]
+    local: Ipv4Addr,
+    /// UDP port of this host; 0: the kernel chooses.
+    #[arg(long, default_value_t = 0)]
+    local_port: u16,
+    /// IPv4 address and port of the relay.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    remote: SocketAddrV4,
+    /// Send no empty datagram every 20 to 25 s: there is no NAT.
+    #[arg(long)]
+    no_keepalive: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+struct SixToFourArgs {
+    /// IPv4 address of this host: a global one.
+    #[arg(long)]
+    local: Ipv4Addr,
+    /// IPv4 address of the relay to the rest of the world.
+    #[arg(long, default_value_t = Ipv4Addr::from(SIX_TO_FOUR_ANYCAST))]
+    remote: Ipv4Addr,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+struct SixRdArgs {
+    /// IPv4 address of this host.
+    #[arg(long)]
+    local: Ipv4Addr,
+    /// IPv4 address of the border relay.
+    #[arg(long)]
+    remote: Ipv4Addr,
+    /// The 6rd prefix of the provider.
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Ipv6Net,
+    /// The leading bits all IPv4 addresses of the provider share.
+    #[arg(long, value_name = "PREFIX", default_value = "0.0.0.0/0")]
+    v4_common: Ipv4Net,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args, Debug)]
+struct CommonArgs {
+    /// IPv6 address of this end with its on-link prefix length; may be repeated. [default with
+    /// 6to4 and 6rd: the first of the delegated prefix]
+    #[arg(long = "address", value_name = "ADDRESS/LEN")]
     addresses: Vec<Ipv6Net>,
     /// What to send into the tunnel: `default` or a prefix; may be repeated.
     #[arg(long = "route", value_name = "PREFIX", value_parser = parse_route)]
     routes: Vec<Ipv6Net>,
     /// Delegated prefix: parts of it that are not in use become unreachable here; may be
-    /// repeated.
+    /// repeated. [default with 6to4 and 6rd: what follows from --local]
     #[arg(long = "delegated", value_name = "PREFIX")]
     delegated: Vec<Ipv6Net>,
     /// Inner MTU; both ends must agree.
@@ -92,8 +156,11 @@ async fn main() -> ExitCode {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .init();
-    let Command::SixInFour(args) = Cli::parse().command;
-    match six_in_four(&args).await {
+    let outcome = match plan(Cli::parse().command) {
+        Ok((encap, local, args)) => carry(encap, local, args).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody may be listening; the exit code says it too.
@@ -103,21 +170,89 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn six_in_four(args: &SixInFourArgs) -> Result<(), Error> {
+/// What the command means: the encapsulation, our address, and what all have in common.
+fn plan(command: Command) -> Result<(Encap, Ipv4Addr, CommonArgs), Error> {
+    let (encap, local, mut args) = match command {
+        Command::SixInFour(a) => (Encap::Proto41(Peers::Relay(a.remote)), a.local, a.common),
+        Command::Udp(a) => {
+            let encap = Encap::Udp {
+                local_port: a.local_port,
+                relay: a.remote,
+                keepalive: !a.no_keepalive,
+            };
+            (encap, a.local, a.common)
+        }
+        Command::SixToFour(a) => {
+            let peers = Peers::SixToFour {
+                local: a.local,
+                relay: a.remote,
+            };
+            let common = embedded(a.common, Embedding::SIX_TO_FOUR, a.local)?;
+            (Encap::Proto41(peers), a.local, common)
+        }
+        Command::SixRd(a) => {
+            let (prefix, v4) = (a.prefix, a.v4_common);
+            let embedding = Embedding::new(
+                prefix.addr().into(),
+                prefix.prefix_len(),
+                v4.addr().into(),
+                v4.prefix_len(),
+            );
+            let embedding = embedding.ok_or_else(|| {
+                Error::Config(format!(
+                    "{prefix} and {v4} make no 6rd domain: no host bits, and a delegated prefix \
+                     of at most 64 bits"
+                ))
+            })?;
+            let peers = Peers::SixRd {
+                embedding,
+                local: a.local,
+                br: a.remote,
+            };
+            let common = embedded(a.common, embedding, a.local)?;
+            (Encap::Proto41(peers), a.local, common)
+        }
+    };
+    if args.addresses.is_empty() {
+        return Err(Error::Config(
+            "--address is missing: the IPv6 address of this end".to_owned(),
+        ));
+    }
+    args.addresses.dedup();
+    Ok((encap, local, args))
+}
+
+/// Address and delegated prefix follow from the IPv4 address unless they are given.
+fn embedded(
+    mut args: CommonArgs,
+    embedding: Embedding,
+    local: Ipv4Addr,
+) -> Result<CommonArgs, Error> {
+    let outside = || Error::Config(format!("{local} is not in the domain: see --v4-common"));
+    let prefix = embedding.delegated(local.into()).ok_or_else(outside)?;
+    let wrong = |e: ipnet::PrefixLenError| Error::Config(e.to_string());
+    if args.delegated.is_empty() {
+        let net = Ipv6Net::new(prefix.into(), embedding.delegated_len());
+        args.delegated.push(net.map_err(wrong)?);
+    }
+    if args.addresses.is_empty() {
+        let net = Ipv6Net::new(Ipv6Addr::from(prefix | 1), 64);
+        args.addresses.push(net.map_err(wrong)?);
+    }
+    Ok(args)
+}
+
+async fn carry(encap: Encap, local: Ipv4Addr, args: CommonArgs) -> Result<(), Error> {
     // Handlers first: a stop that arrives during set-up must not leave routes behind.
     let mut signals = Signals::install()?;
-    let tunnel = SixInFour::open(Config {
-        local: args.local,
-        remote: args.remote,
+    let own = args.addresses.iter().map(Ipv6Net::addr);
+    let tunnel = Tunnel::open(Config {
+        encap,
+        local,
         mtu: args.mtu,
         dont_fragment: args.df,
         device: args.dev.clone(),
-        own: args
-            .addresses
-            .iter()
-            .map(Ipv6Net::addr)
-            .chain([link_local(args.local)])
-            .collect(),
+        own: own.chain([link_local(local)]).collect(),
     })?;
     let plan = Plan {
         addresses: args.addresses.clone(),
@@ -125,31 +260,29 @@ async fn six_in_four(args: &SixInFourArgs) -> Result<(), Error> {
         delegated: args.delegated.clone(),
     };
     let netlink = Netlink::connect()?;
-    if let Err(error) = netlink
-        .apply(tunnel.device_index(), args.local, &plan)
-        .await
-    {
+    if let Err(error) = netlink.apply(tunnel.device_index(), local, &plan).await {
         // The device goes by itself; the error to show is the first one.
         let _ = netlink.withdraw(&plan).await;
         return Err(error);
     }
+    let endpoint = tunnel.local_endpoint();
+    let end = endpoint.map_or_else(|| local.to_string(), |e| e.to_string());
     tracing::info!(
-        device = tunnel.device(), local = %args.local, remote = %args.remote, mtu = args.mtu,
+        device = tunnel.device(),
+        local = end,
+        ?encap,
+        mtu = args.mtu,
         "tunnel is up"
     );
-    announce(args, tunnel.device())?;
-    let result = serve(args, &tunnel, &mut signals).await;
+    announce(&args, tunnel.device())?;
+    let result = serve(&args, &tunnel, &mut signals).await;
     print_counters(&tunnel.snapshot(), args.json);
     let withdrawn = netlink.withdraw(&plan).await;
     result.and(withdrawn)
 }
 
 /// Carries packets until a signal to stop, or until something breaks.
-async fn serve(
-    args: &SixInFourArgs,
-    tunnel: &SixInFour,
-    signals: &mut Signals,
-) -> Result<(), Error> {
+async fn serve(args: &CommonArgs, tunnel: &Tunnel, signals: &mut Signals) -> Result<(), Error> {
     let interval = args
         .stats_interval
         .map_or(Duration::MAX, Duration::from_secs);
@@ -177,7 +310,7 @@ async fn serve(
     }
 }
 
-fn announce(args: &SixInFourArgs, device: &str) -> Result<(), Error> {
+fn announce(args: &CommonArgs, device: &str) -> Result<(), Error> {
     if let Some(path) = &args.ready_file {
         fs::write(path, format!("{device}\n")).map_err(|e| {
             Error::Config(format!(

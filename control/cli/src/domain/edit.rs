@@ -339,7 +339,7 @@ impl AddArgs {
 #[derive(Args, Debug)]
 pub(crate) struct SetArgs {
     /// The domain.
-    #[arg(value_parser = parse::tunnel_id)]
+    #[arg(value_parser = parse::tunnel_id, add = crate::completion::domains())]
     id: String,
     /// IPv4 address of this relay.
     #[arg(long, value_name = "ADDRESS")]

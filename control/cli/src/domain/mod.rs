@@ -40,7 +40,7 @@ pub(crate) enum DomainCommand {
 #[derive(Args, Debug)]
 pub(crate) struct DeleteArgs {
     /// Domains to remove.
-    #[arg(required = true, value_parser = parse::tunnel_id)]
+    #[arg(required = true, value_parser = parse::tunnel_id, add = crate::completion::domains())]
     id: Vec<String>,
     #[command(flatten)]
     writer: Writer,
@@ -56,7 +56,7 @@ pub(crate) struct ListArgs {
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
     /// The domain.
-    #[arg(value_parser = parse::tunnel_id)]
+    #[arg(value_parser = parse::tunnel_id, add = crate::completion::domains())]
     id: String,
 }
 
@@ -65,7 +65,8 @@ pub(crate) struct LookupArgs {
     /// An IPv6 or IPv4 address.
     address: IpAddr,
     /// Which domain to ask. [default: the one that fits]
-    #[arg(long, value_name = "NAME", value_parser = parse::tunnel_id)]
+    #[arg(long, value_name = "NAME", value_parser = parse::tunnel_id,
+        add = crate::completion::domains())]
     domain: Option<String>,
 }
 

@@ -1,16 +1,20 @@
 //! What the lab asks of the dataplane, over gRPC like any controller.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::path::Path;
 
-use sixferry_client::{Client, ElectionId, Options, Target, Tunnel as NewTunnel, TunnelLink, api};
+use sixferry_client::{
+    Client, Domain, ElectionId, Encap, Mechanism, Options, Rebind, SixRd, SixRdRole, SixToFour,
+    SixToFourRole, Target, Tunnel as NewTunnel, TunnelLink, UdpEncap, api,
+};
 
 use super::error::Error;
 use super::report::{Count, Daemon, Drop, Port, Tally, Totals, Tunnel};
-use super::topology::{DELEGATED, LINK, RELAY_LINK_V6, RELAY_V4};
+use super::topology::{
+    DELEGATED, Kind, LINK, RELAY_LINK_V6, SIX_RD_COMMON, SIX_RD_PREFIX, Topology, UDP_PORT,
+};
 
-/// Id of the lab's tunnel.
+/// Id of the lab's tunnel or domain.
 const TUNNEL: &str = "lab-user";
 /// Owner of what the lab programs.
 const OWNER: &str = "lab";
@@ -33,26 +37,36 @@ impl Api {
         Ok(Self { client, texts })
     }
 
-    pub(super) async fn add_tunnel(&self, remote: Ipv4Addr, mtu: u16) -> Result<(), Error> {
-        let tunnel = NewTunnel {
-            prefixes: vec![DELEGATED],
-            link: Some(TunnelLink {
-                prefix: LINK,
-                address: RELAY_LINK_V6,
-            }),
-            mtu,
-            ..NewTunnel::new(TUNNEL, RELAY_V4, remote)
-        };
+    /// Programs what carries the user's packets.
+    pub(super) async fn add_user(&self, topology: &Topology, mtu: u16) -> Result<(), Error> {
         let mut session = self.client.open_session(OWNER, ElectionId::now()).await?;
-        session.upsert_tunnel(tunnel).await?;
+        match mechanism(topology) {
+            Some(mechanism) => {
+                let domain = Domain {
+                    mtu,
+                    ..Domain::new(TUNNEL, topology.relay_v4(), mechanism)
+                };
+                session.upsert_domain(domain).await?;
+            }
+            None => {
+                session.upsert_tunnel(tunnel(topology, mtu)).await?;
+            }
+        }
         Ok(())
     }
 
-    pub(super) async fn tunnel(&self) -> Result<Tunnel, Error> {
-        let entry = self.client.tunnel(TUNNEL).await?;
-        let counters = entry.counters.unwrap_or_default();
+    pub(super) async fn tunnel(&self, kind: Kind) -> Result<Tunnel, Error> {
+        let (counters, endpoint) = if kind.has_link() {
+            let entry = self.client.tunnel(TUNNEL).await?;
+            let endpoint = entry.endpoint.filter(|_| kind == Kind::Udp);
+            (entry.counters, endpoint.map(|e| e.to_string()))
+        } else {
+            (self.client.domain(TUNNEL).await?.counters, None)
+        };
+        let counters = counters.unwrap_or_default();
         Ok(Tunnel {
-            id: entry.tunnel.id,
+            id: TUNNEL.to_owned(),
+            endpoint,
             received: count(counters.received),
             sent: count(counters.sent),
             drops: self.drops(counters.drops),
@@ -109,6 +123,45 @@ impl Api {
                 count: count(drop.count),
             })
             .collect()
+    }
+}
+
+/// `None`: the user has a tunnel of his own.
+fn mechanism(topology: &Topology) -> Option<Mechanism> {
+    match topology.kind() {
+        Kind::SixInFour | Kind::Udp => None,
+        Kind::SixToFour => Some(Mechanism::SixToFour(SixToFour {
+            role: SixToFourRole::Relay { anycast: false },
+            peer_v4_length: 0,
+        })),
+        Kind::SixRd => Some(Mechanism::SixRd(SixRd {
+            prefix: SIX_RD_PREFIX,
+            v4_common: SIX_RD_COMMON,
+            role: SixRdRole::Br { anycast: false },
+        })),
+    }
+}
+
+fn tunnel(topology: &Topology, mtu: u16) -> NewTunnel {
+    let plain = match topology.kind() {
+        Kind::Udp => NewTunnel {
+            // Nobody knows where the NAT will show the user: his first packet tells.
+            encap: Encap::Udp(UdpEncap {
+                rebind: Rebind::InnerSource,
+                ..UdpEncap::new(UDP_PORT)
+            }),
+            ..NewTunnel::udp(TUNNEL, topology.relay_v4(), UDP_PORT)
+        },
+        _ => NewTunnel::new(TUNNEL, topology.relay_v4(), topology.user_v4()),
+    };
+    NewTunnel {
+        prefixes: vec![DELEGATED],
+        link: Some(TunnelLink {
+            prefix: LINK,
+            address: RELAY_LINK_V6,
+        }),
+        mtu,
+        ..plain
     }
 }
 

@@ -1,7 +1,6 @@
 //! One lab from the first namespace to the last: built, used, and always taken down.
 
 use std::fs;
-use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::report::UserCounters;
 use super::state::{RunDir, RunState};
 use super::stop::Stop;
 use super::topology::{
-    Arms, DELEGATED, RELAY_V4, Role, Topology, USER_LINK_V6, USER_V6, namespace,
+    Arms, Kind, Role, SIX_RD_COMMON, SIX_RD_PREFIX, Topology, UDP_PORT, USER_LINK_V6, namespace,
 };
 
 /// Name of the user's tunnel device.
@@ -28,6 +27,7 @@ const CPE_READY_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Options {
     pub(super) name: String,
     pub(super) arms: Arms,
+    pub(super) kind: Kind,
     pub(super) mode: XdpMode,
     pub(super) mtu: u16,
 }
@@ -68,11 +68,12 @@ impl Lab {
         if clear_stale(&options.name)? {
             say("cleaned up after an earlier run");
         }
-        let topology = Topology::new(&options.name, options.arms);
+        let topology = Topology::new(&options.name, options.arms, options.kind);
         let dir = RunDir::of(&options.name);
         dir.create()?;
         let state = RunState {
             arms: options.arms,
+            kind: options.kind,
             keeper: ProcessId::of_self(),
             processes: Vec::new(),
         };
@@ -112,8 +113,7 @@ impl Lab {
         self.dir.save(&self.state)?;
         let api = daemon::wait_ready(daemon, &self.dir, stop).await?;
         say("programming the tunnel over gRPC");
-        api.add_tunnel(self.topology.user_v4(), self.options.mtu)
-            .await?;
+        api.add_user(&self.topology, self.options.mtu).await?;
         say("starting sixferry-cpe at the user's");
         let cpe = self
             .cpe
@@ -208,35 +208,52 @@ fn start_cpe(
 ) -> Result<Program, Error> {
     let ready = dir.join("cpe.ready");
     process::remove_file(&ready).map_err(Error::io(ready.display().to_string()))?;
-    let own = |address: Ipv6Addr| format!("{address}/64");
+    let mut args = cpe_args(topology);
+    args.extend([
+        "--route".to_owned(),
+        "default".to_owned(),
+        "--mtu".to_owned(),
+        mtu.to_string(),
+        "--dev".to_owned(),
+        TUNNEL_DEVICE.to_owned(),
+        "--ready-file".to_owned(),
+        ready.to_string_lossy().into_owned(),
+        "--json".to_owned(),
+    ]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     Program::start(
         &topology.netns(Role::User),
         "sixferry-cpe",
         program,
-        &[
-            "6in4",
-            "--local",
-            &topology.user_v4().to_string(),
-            "--remote",
-            &RELAY_V4.to_string(),
-            "--address",
-            &own(USER_V6),
-            "--address",
-            &own(USER_LINK_V6),
-            "--delegated",
-            &DELEGATED.to_string(),
-            "--route",
-            "default",
-            "--mtu",
-            &mtu.to_string(),
-            "--dev",
-            TUNNEL_DEVICE,
-            "--ready-file",
-            &ready.to_string_lossy(),
-            "--json",
-        ],
+        &args,
         &dir.join("sixferry-cpe.log"),
     )
+}
+
+/// What the user's end must know of the tunnel.
+fn cpe_args(topology: &Topology) -> Vec<String> {
+    let kind = topology.kind();
+    let mut args = vec![kind.name().to_owned()];
+    let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
+    add("--local", topology.user_v4().to_string());
+    let relay = topology.relay_v4();
+    add(
+        "--remote",
+        match kind {
+            Kind::Udp => format!("{relay}:{UDP_PORT}"),
+            _ => relay.to_string(),
+        },
+    );
+    if kind.has_link() {
+        add("--address", format!("{}/64", topology.user_v6()));
+        add("--address", format!("{USER_LINK_V6}/64"));
+        add("--delegated", topology.delegated().to_string());
+    }
+    if kind == Kind::SixRd {
+        add("--prefix", SIX_RD_PREFIX.to_string());
+        add("--v4-common", SIX_RD_COMMON.to_string());
+    }
+    args
 }
 
 /// Makes room for a new lab: removes what a dead one left, refuses to touch a living one.

@@ -28,7 +28,7 @@ use self::instance::{Lab, Options, name_flag};
 use self::report::Report;
 use self::state::RunDir;
 use self::stop::Stop;
-use self::topology::{Arms, Role, Topology};
+use self::topology::{Arms, Kind, Role, Topology};
 use crate::error::CliError;
 use crate::output;
 
@@ -65,10 +65,13 @@ struct NameArgs {
 struct BuildArgs {
     #[command(flatten)]
     name: NameArgs,
+    /// How the user gets his IPv6. UDP goes through a NAT.
+    #[arg(long, value_enum, default_value = "6in4")]
+    kind: Kind,
     /// XDP mode of the relay's ports.
     #[arg(long, value_enum, default_value = "auto")]
     xdp_mode: XdpMode,
-    /// One interface for both sides, as on a host with a single NIC.
+    /// One interface for both sides, as on a host with a single NIC; with --kind 6in4 only.
     #[arg(long)]
     one_armed: bool,
     /// Inner MTU of the tunnel.
@@ -98,13 +101,21 @@ struct ShellArgs {
 }
 
 impl BuildArgs {
-    fn options(self) -> Options {
-        Options {
+    fn options(self) -> Result<Options, CliError> {
+        let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
+        if self.one_armed && self.kind != Kind::SixInFour {
+            return usage("--one-armed is for --kind 6in4");
+        }
+        if self.kind == Kind::Udp && self.mtu > 1472 {
+            return usage("--mtu with --kind udp is at most 1472");
+        }
+        Ok(Options {
             name: self.name.name,
             arms: if self.one_armed { Arms::One } else { Arms::Two },
+            kind: self.kind,
             mode: self.xdp_mode,
             mtu: self.mtu,
-        }
+        })
     }
 }
 
@@ -149,7 +160,7 @@ fn say(text: &str) {
 async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, CliError> {
     let stop = Stop::install()?;
     let seconds = Duration::from_secs(args.seconds);
-    let (mut lab, api) = Lab::up(args.build.options(), false, &stop, say).await?;
+    let (mut lab, api) = Lab::up(args.build.options()?, false, &stop, say).await?;
     say("sending traffic");
     let flows = traffic(&lab, seconds, json, &stop).await?;
     flow::spoof::send(&lab.topology)?;
@@ -201,7 +212,7 @@ async fn traffic(
 
 async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, CliError> {
     let stop = Stop::install()?;
-    let (lab, _) = Lab::up(args.options(), true, &stop, say).await?;
+    let (lab, _) = Lab::up(args.options()?, true, &stop, say).await?;
     let socket = lab.dir().socket();
     if json {
         let namespaces: serde_json::Map<_, _> = lab
@@ -224,7 +235,7 @@ async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let flag = name_flag(&lab.options.name);
-    let (host, user) = (topology::HOST_V6, topology::USER_V6);
+    let (host, user) = (topology::HOST_V6, lab.topology.user_v6());
     output::line(&format!(
         "The lab is up.\n\n{}\n\n  \
          sixferry lab shell user{flag}     then: ping {host}\n  \
@@ -277,7 +288,7 @@ fn shell_command(args: &ShellArgs) -> Result<Command, Error> {
         flag: name_flag(name),
     };
     let state = if dir.exists()? { dir.load() } else { None }.ok_or_else(not_running)?;
-    let topology = Topology::new(name, state.arms);
+    let topology = Topology::new(name, state.arms, state.kind);
     if !topology.roles().contains(&args.role) {
         return Err(Error::NoSuchRole {
             name: name.clone(),

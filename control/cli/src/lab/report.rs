@@ -83,6 +83,9 @@ impl Port {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Tunnel {
     pub(super) id: String,
+    /// Where the user of a UDP tunnel was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<String>,
     pub(super) received: Count,
     pub(super) sent: Count,
     pub(super) drops: Vec<Drop>,
@@ -95,6 +98,8 @@ pub(super) struct UserCounters {
     encap_bytes: u64,
     decap_packets: u64,
     decap_bytes: u64,
+    #[serde(default)]
+    keepalives_sent: u64,
     socket_overflow: u64,
     drops: BTreeMap<String, u64>,
 }
@@ -160,12 +165,12 @@ impl Report {
     ) -> Result<Self, Error> {
         let account = Account::settled(api, stop).await?;
         let balanced = account.balance();
-        let tunnel = api.tunnel().await?;
+        let kind = lab.options.kind;
+        let tunnel = api.tunnel(kind).await?;
+        let drops = account.totals.drops.iter();
         flows.push(spoof::judge(
-            tunnel
-                .drops
-                .iter()
-                .map(|drop| (drop.reason.as_str(), drop.count.packets)),
+            kind,
+            drops.map(|drop| (drop.reason.as_str(), drop.count.packets)),
         ));
         let least = least_traffic(&flows);
         let through = tunnel.received.packets.min(tunnel.sent.packets) >= least;
@@ -254,6 +259,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {flow}")?;
         }
         writeln!(f, "\nTunnel {}, MTU {}", self.tunnel.id, self.options.mtu)?;
+        if let Some(endpoint) = &self.tunnel.endpoint {
+            writeln!(f, "  the user was found at {endpoint}")?;
+        }
         write_count(f, "from the user", self.tunnel.received)?;
         write_count(f, "to the user", self.tunnel.sent)?;
         write_drops(f, &self.tunnel.drops)?;
@@ -323,6 +331,9 @@ fn write_user(f: &mut fmt::Formatter<'_>, cpe: &UserCounters) -> fmt::Result {
         "from the relay",
         count(cpe.decap_packets, cpe.decap_bytes),
     )?;
+    if cpe.keepalives_sent > 0 {
+        writeln!(f, "      keepalives {}", cpe.keepalives_sent)?;
+    }
     if cpe.socket_overflow > 0 {
         writeln!(f, "      socket overflow {}", cpe.socket_overflow)?;
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::process::ProcessId;
-use super::topology::Arms;
+use super::topology::{Arms, Kind};
 
 /// Longest path a unix socket can have, without the closing zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -121,6 +121,8 @@ impl RunDir {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RunState {
     pub(super) arms: Arms,
+    #[serde(default)]
+    pub(super) kind: Kind,
     /// The command that takes the lab down when it ends; none after `lab up`.
     pub(super) keeper: Option<ProcessId>,
     pub(super) processes: Vec<ProcessId>,
@@ -153,6 +155,7 @@ mod tests {
         assert_eq!(dir.load(), None);
         let state = RunState {
             arms: Arms::One,
+            kind: Kind::Udp,
             keeper: ProcessId::of_self(),
             processes: vec![ProcessId {
                 program: "sixferryd".to_owned(),

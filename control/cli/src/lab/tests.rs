@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use sixferry_cpe::netlink::{Netlink, Plan};
-use sixferry_cpe::tunnel::{Config, SixInFour};
+use sixferry_cpe::tunnel::peers::Peers;
+use sixferry_cpe::tunnel::{Config, Encap, Tunnel};
 use tokio::sync::oneshot;
 
 use super::flow;
@@ -14,7 +15,7 @@ use super::netns::Netns;
 use super::process::ProcessId;
 use super::stop::Stop;
 use super::topology::{
-    Arms, DELEGATED, RELAY_LINK_V6, RELAY_V4, Role, Topology, USER_LINK_V6, USER_V6,
+    Arms, DELEGATED, Kind, RELAY_LINK_V6, RELAY_V4, Role, Topology, USER_LINK_V6,
 };
 
 /// A topology that is gone at the end of the test, however that comes.
@@ -22,7 +23,7 @@ struct Built(Topology);
 
 impl Built {
     fn new(name: &str, arms: Arms) -> Self {
-        let built = Self(Topology::new(name, arms));
+        let built = Self(Topology::new(name, arms, Kind::SixInFour));
         built.0.build().expect("the topology");
         built
     }
@@ -51,7 +52,7 @@ impl TunnelEnd {
         let (ready, is_ready) = std::sync::mpsc::channel();
         let run = async move {
             let local = config.local;
-            let tunnel = SixInFour::open(config).expect("a tunnel");
+            let tunnel = Tunnel::open(config).expect("a tunnel");
             let netlink = Netlink::connect().expect("netlink");
             netlink
                 .apply(tunnel.device_index(), local, &plan)
@@ -98,8 +99,8 @@ fn all_flows_pass(name: &str, arms: Arms) {
     let built = Built::new(&name, arms);
     let topology = &built.0;
     let config = |local, remote, own| Config {
+        encap: Encap::Proto41(Peers::Relay(remote)),
         local,
-        remote,
         mtu: 1280,
         dont_fragment: false,
         device: None,
@@ -121,10 +122,10 @@ fn all_flows_pass(name: &str, arms: Arms) {
     );
     let _user = TunnelEnd::start(
         topology.netns(Role::User),
-        config(topology.user_v4(), RELAY_V4, vec![USER_V6]),
+        config(topology.user_v4(), RELAY_V4, vec![topology.user_v6()]),
         Plan {
             addresses: vec![
-                net(&format!("{USER_V6}/64")),
+                net(&format!("{}/64", topology.user_v6())),
                 net(&format!("{USER_LINK_V6}/64")),
             ],
             routes: vec![net("::/0")],
@@ -181,7 +182,7 @@ fn the_command_line_selects_the_lab() {
     let Ok(super::LabCommand::Demo(demo)) = parse(line) else {
         panic!("not a demo")
     };
-    let options = demo.build.options();
+    let options = demo.build.options().expect("they fit");
     assert_eq!(
         (options.arms, options.mtu, demo.seconds),
         (Arms::One, 1480, 2)
@@ -190,6 +191,17 @@ fn the_command_line_selects_the_lab() {
         (options.mode, options.name.as_str()),
         (super::XdpMode::Generic, "a-1")
     );
+    for (line, fits) in [
+        ("up --kind udp --mtu 1472", true),
+        ("up --kind udp --mtu 1473", false),
+        ("up --kind 6rd --one-armed", false),
+        ("up --kind 6to4", true),
+    ] {
+        let Ok(super::LabCommand::Up(build)) = parse(line) else {
+            panic!("not an up");
+        };
+        assert_eq!(build.options().is_ok(), fits, "{line}");
+    }
     let Ok(super::LabCommand::Shell(shell)) = parse("shell host -- ip -6 route") else {
         panic!("not a shell");
     };

@@ -10,13 +10,18 @@
 //!                                                         relay
 //! ```
 //!
-//! The user's uplink speaks IPv4 only; its IPv6 comes out of the tunnel.
+//! The user's uplink speaks IPv4 only; its IPv6 comes out of the tunnel. With a UDP tunnel he
+//! stands behind a NAT of nftables, as at home:
+//!
+//! ```text
+//!  user --private IPv4-- nat --IPv4-- relay --IPv6-- host
+//! ```
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
-use ipnet::Ipv6Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
@@ -33,10 +38,13 @@ pub(crate) enum Role {
     Host,
     /// The relay's upstream router (one-armed labs).
     Router,
+    /// The user's NAT (UDP labs).
+    Nat,
 }
 
 impl Role {
-    pub(super) const ALL: [Self; 4] = [Self::User, Self::Relay, Self::Host, Self::Router];
+    pub(super) const ALL: [Self; 5] =
+        [Self::User, Self::Relay, Self::Host, Self::Router, Self::Nat];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -44,7 +52,45 @@ impl Role {
             Self::Relay => "relay",
             Self::Host => "host",
             Self::Router => "router",
+            Self::Nat => "nat",
         }
+    }
+}
+
+/// How the user gets his IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// A configured tunnel, protocol 41.
+    #[default]
+    #[value(name = "6in4")]
+    #[serde(rename = "6in4")]
+    SixInFour,
+    /// A configured tunnel in UDP, through a NAT.
+    Udp,
+    /// The user is a 6to4 site.
+    #[value(name = "6to4")]
+    #[serde(rename = "6to4")]
+    SixToFour,
+    /// The user is a 6rd customer edge.
+    #[value(name = "6rd")]
+    #[serde(rename = "6rd")]
+    SixRd,
+}
+
+impl Kind {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::SixInFour => "6in4",
+            Self::Udp => "udp",
+            Self::SixToFour => "6to4",
+            Self::SixRd => "6rd",
+        }
+    }
+
+    /// Whether there is a numbered link between relay and user.
+    pub(super) const fn has_link(self) -> bool {
+        matches!(self, Self::SixInFour | Self::Udp)
     }
 }
 
@@ -58,7 +104,6 @@ pub(super) enum Arms {
 
 /// The IPv6 side of the tunnel and the far host: documentation prefixes (RFC 3849, 5737).
 pub(super) const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
-pub(super) const USER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1);
 pub(super) const USER_LINK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 1, 0, 0, 0, 2);
 pub(super) const RELAY_LINK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 1, 0, 0, 0, 1);
 pub(super) const RELAY_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -67,12 +112,29 @@ pub(super) const DELEGATED: Ipv6Net =
 pub(super) const LINK: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0xf, 1, 0, 0, 0, 0), 64);
 pub(super) const USER_PORT: &str = "uplink";
+/// The relay's port of the UDP tunnel, the first by DTCP's convention.
+pub(super) const UDP_PORT: u16 = 4028;
+/// 6to4 believes global IPv4 addresses only; these are as far away as those of stf(4)'s page.
+const GLOBAL_RELAY_V4: Ipv4Addr = Ipv4Addr::new(9, 1, 2, 1);
+const GLOBAL_USER_V4: Ipv4Addr = Ipv4Addr::new(9, 1, 2, 10);
+const SIX_TO_FOUR_DELEGATED: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0x901, 0x20a, 0, 0, 0, 0, 0), 48);
+/// The 6rd domain: 24 bits in common, 8 in the prefix.
+pub(super) const SIX_RD_PREFIX: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0x4000, 0, 0, 0, 0, 0), 40);
+pub(super) const SIX_RD_COMMON: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 0), 24);
+const SIX_RD_DELEGATED: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0x400a, 0, 0, 0, 0, 0), 48);
+/// Behind the NAT, and its outside.
+const PRIVATE_USER_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+const NAT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 
 /// One lab's namespaces and wires.
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     name: String,
     arms: Arms,
+    kind: Kind,
 }
 
 /// One end of a wire.
@@ -83,11 +145,16 @@ struct End<'a> {
 }
 
 impl Topology {
-    pub(super) fn new(name: &str, arms: Arms) -> Self {
+    pub(super) fn new(name: &str, arms: Arms, kind: Kind) -> Self {
         Self {
             name: name.to_owned(),
             arms,
+            kind,
         }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(super) fn netns(&self, role: Role) -> Netns {
@@ -95,9 +162,10 @@ impl Topology {
     }
 
     pub(super) fn roles(&self) -> &'static [Role] {
-        match self.arms {
-            Arms::One => &Role::ALL,
-            Arms::Two => &[Role::User, Role::Relay, Role::Host],
+        match (self.kind, self.arms) {
+            (Kind::Udp, _) => &[Role::User, Role::Nat, Role::Relay, Role::Host],
+            (_, Arms::One) => &[Role::User, Role::Relay, Role::Host, Role::Router],
+            (_, Arms::Two) => &[Role::User, Role::Relay, Role::Host],
         }
     }
 
@@ -110,10 +178,33 @@ impl Topology {
     }
 
     pub(super) fn user_v4(&self) -> Ipv4Addr {
-        match self.arms {
-            Arms::One => Ipv4Addr::new(192, 0, 2, 10),
-            Arms::Two => Ipv4Addr::new(198, 51, 100, 10),
+        match (self.kind, self.arms) {
+            (Kind::Udp, _) => PRIVATE_USER_V4,
+            (Kind::SixToFour, _) => GLOBAL_USER_V4,
+            (_, Arms::One) => Ipv4Addr::new(192, 0, 2, 10),
+            (_, Arms::Two) => Ipv4Addr::new(198, 51, 100, 10),
         }
+    }
+
+    pub(super) fn relay_v4(&self) -> Ipv4Addr {
+        match self.kind {
+            Kind::SixToFour => GLOBAL_RELAY_V4,
+            _ => RELAY_V4,
+        }
+    }
+
+    /// The user's prefix.
+    pub(super) fn delegated(&self) -> Ipv6Net {
+        match self.kind {
+            Kind::SixInFour | Kind::Udp => DELEGATED,
+            Kind::SixToFour => SIX_TO_FOUR_DELEGATED,
+            Kind::SixRd => SIX_RD_DELEGATED,
+        }
+    }
+
+    /// The user's address: the first of his prefix.
+    pub(super) fn user_v6(&self) -> Ipv6Addr {
+        (u128::from(self.delegated().addr()) | 1).into()
     }
 
     /// The relay's own IPv6 address: the source of its ICMPv6 errors.
@@ -134,27 +225,34 @@ impl Topology {
             netns.sysctl("ipv6/conf/default/accept_dad", "0")?;
             netns.sysctl("ipv6/conf/default/router_solicitations", "0")?;
         }
-        match self.arms {
-            Arms::One => self.build_one_armed()?,
-            Arms::Two => self.build_two_armed()?,
+        match (self.kind, self.arms) {
+            (Kind::Udp, _) => self.build_behind_nat()?,
+            (_, Arms::One) => self.build_one_armed()?,
+            (_, Arms::Two) => self.build_two_armed()?,
         }
         self.netns(Role::User)
             .sysctl(&format!("ipv6/conf/{USER_PORT}/disable_ipv6"), "1")
     }
 
     fn build_two_armed(&self) -> Result<(), Error> {
+        let (user, relay) = (self.user_v4(), self.relay_v4());
         self.wire(
             &End {
                 role: Role::User,
                 port: USER_PORT,
-                addresses: &["198.51.100.10/24"],
+                addresses: &[&format!("{user}/24")],
             },
             &End {
                 role: Role::Relay,
                 port: "nic-v4",
-                addresses: &["198.51.100.1/24"],
+                addresses: &[&format!("{relay}/24")],
             },
         )?;
+        self.native_side()
+    }
+
+    /// The IPv6 internet of a lab whose relay has two interfaces.
+    fn native_side(&self) -> Result<(), Error> {
         self.wire(
             &End {
                 role: Role::Host,
@@ -169,6 +267,46 @@ impl Topology {
         )?;
         self.netns(Role::Host)
             .ip(&["-6", "route", "add", "default", "via", "2001:db8:2::1"])
+    }
+
+    fn build_behind_nat(&self) -> Result<(), Error> {
+        self.wire(
+            &End {
+                role: Role::User,
+                port: USER_PORT,
+                addresses: &[&format!("{PRIVATE_USER_V4}/24")],
+            },
+            &End {
+                role: Role::Nat,
+                port: "inside",
+                addresses: &["192.168.1.1/24"],
+            },
+        )?;
+        self.wire(
+            &End {
+                role: Role::Nat,
+                port: "outside",
+                addresses: &[&format!("{NAT_V4}/24")],
+            },
+            &End {
+                role: Role::Relay,
+                port: "nic-v4",
+                addresses: &[&format!("{RELAY_V4}/24")],
+            },
+        )?;
+        self.netns(Role::User)
+            .ip(&["route", "add", "default", "via", "192.168.1.1"])?;
+        let nat = self.netns(Role::Nat);
+        nat.sysctl("ipv4/ip_forward", "1")?;
+        // Another port than the user's, as many NATs choose: the relay must learn it.
+        for rule in [
+            "add table ip home",
+            "add chain ip home out { type nat hook postrouting priority 100 ; }",
+            "add rule ip home out oifname outside masquerade fully-random",
+        ] {
+            nat.exec(&["nft", rule])?;
+        }
+        self.native_side()
     }
 
     fn build_one_armed(&self) -> Result<(), Error> {
@@ -276,19 +414,26 @@ pub(super) fn namespace(lab: &str, role: Role) -> String {
 
 impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user_v4();
-        match self.arms {
-            Arms::Two => write!(
+        let (user, user_v6) = (self.user_v4(), self.user_v6());
+        let (relay, kind) = (self.relay_v4(), self.kind.name());
+        match (self.kind, self.arms) {
+            (Kind::Udp, _) => write!(
                 f,
-                "  user {user} --IPv4-- {RELAY_V4} relay {} --IPv6-- {HOST_V6} host\n  \
-                 user {USER_V6} ==6in4== relay",
+                "  user {user} --IPv4-- nat {NAT_V4} --IPv4-- {relay} relay {} --IPv6-- {HOST_V6} \
+                 host\n  user {user_v6} =={kind}== relay, port {UDP_PORT}",
                 self.relay_v6(),
             ),
-            Arms::One => write!(
+            (_, Arms::Two) => write!(
+                f,
+                "  user {user} --IPv4-- {relay} relay {} --IPv6-- {HOST_V6} host\n  \
+                 user {user_v6} =={kind}== relay",
+                self.relay_v6(),
+            ),
+            (_, Arms::One) => write!(
                 f,
                 "  user {user} --IPv4-- router --IPv6-- {HOST_V6} host\n  \
-                 router --IPv4 and IPv6-- {RELAY_V4}, {} relay\n  \
-                 user {USER_V6} ==6in4== relay",
+                 router --IPv4 and IPv6-- {relay}, {} relay\n  \
+                 user {user_v6} =={kind}== relay",
                 self.relay_v6(),
             ),
         }
@@ -309,6 +454,22 @@ mod tests {
         assert!(names.contains(&"sixferry-relay-a".to_owned()));
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 12);
+        assert_eq!(names.len(), 15);
+    }
+
+    #[test]
+    fn automatic_prefixes_contain_the_users_address() {
+        let of = |kind| Topology::new("", Arms::Two, kind);
+        let six_to_four = of(Kind::SixToFour);
+        let octets = six_to_four.delegated().addr().octets();
+        assert_eq!(octets[2..6], six_to_four.user_v4().octets());
+        let six_rd = of(Kind::SixRd);
+        assert!(SIX_RD_COMMON.contains(&six_rd.user_v4()));
+        assert!(SIX_RD_PREFIX.contains(&six_rd.delegated()));
+        assert_eq!(
+            six_rd.delegated().addr().octets()[5],
+            six_rd.user_v4().octets()[3]
+        );
+        assert_eq!(of(Kind::Udp).delegated(), DELEGATED);
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct TestArgs {
     #[arg(required = true, value_name = "HEX|FILE")]
     packets: Vec<String>,
     /// The port they arrive at. [default: the first]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = crate::completion::ports())]
     port: Option<String>,
     /// How packets in hexadecimal begin. [default: what they look like]
     #[arg(long, value_enum)]

@@ -239,7 +239,7 @@ fn usage<T>(text: &str) -> Result<T, CliError> {
 #[derive(Args, Debug)]
 pub(crate) struct SetArgs {
     /// The tunnel.
-    #[arg(value_parser = parse::tunnel_id)]
+    #[arg(value_parser = parse::tunnel_id, add = crate::completion::tunnels())]
     id: String,
     /// IPv4 address of this relay.
     #[arg(long, value_name = "ADDRESS")]

@@ -47,7 +47,7 @@ pub(crate) enum TunnelCommand {
 #[derive(Args, Debug)]
 pub(crate) struct DeleteArgs {
     /// Tunnels to remove.
-    #[arg(required = true, value_parser = parse::tunnel_id)]
+    #[arg(required = true, value_parser = parse::tunnel_id, add = crate::completion::tunnels())]
     id: Vec<String>,
     #[command(flatten)]
     writer: Writer,
@@ -72,7 +72,7 @@ pub(crate) struct ListArgs {
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
     /// The tunnel.
-    #[arg(value_parser = parse::tunnel_id)]
+    #[arg(value_parser = parse::tunnel_id, add = crate::completion::tunnels())]
     id: String,
 }
 

@@ -1,17 +1,22 @@
 //! One tunnel at work: packets from the TUN device to the relay and back.
 //!
 //! Each direction is a loop of its own, so a full socket buffer on the way out never delays
-//! what comes in. What may pass is decided in [`proto41`].
+//! what comes in. What may pass is decided in [`inner`], [`peers`], [`proto41`] and [`udp`].
 
+pub mod inner;
+pub mod peers;
 pub mod proto41;
 mod socket;
 mod tun;
+pub mod udp;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use self::socket::{RawSocket, SendError};
+use self::inner::Outgoing;
+use self::peers::Peers;
+use self::socket::{RawSocket, Received, SendError, UdpLink};
 use self::tun::Tun;
 use crate::Error;
 use crate::counters::{Counters, DropReason, Snapshot};
@@ -23,13 +28,47 @@ const BURST: usize = 64;
 /// Longest IPv4 datagram, reassembled ones included.
 const MAX_DATAGRAM: usize = 65_535;
 
-/// What a 6in4 tunnel needs to know of its two ends.
+/// What carries the inner packets, and whom they come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encap {
+    /// IPv4 protocol 41.
+    Proto41(Peers),
+    /// UDP.
+    Udp {
+        /// Our port; 0: the kernel chooses one.
+        local_port: u16,
+        /// The relay's address and port.
+        relay: SocketAddrV4,
+        /// Send an empty datagram every 20 to 25 s, for the NAT in between.
+        keepalive: bool,
+    },
+}
+
+impl Encap {
+    /// Bytes of the outer headers.
+    #[must_use]
+    pub const fn outer_len(&self) -> usize {
+        match self {
+            Self::Proto41(_) => proto41::OUTER_LEN,
+            Self::Udp { .. } => udp::OUTER_LEN,
+        }
+    }
+
+    fn relay(&self) -> Ipv4Addr {
+        match self {
+            Self::Proto41(peers) => peers.relay(),
+            Self::Udp { relay, .. } => *relay.ip(),
+        }
+    }
+}
+
+/// What a tunnel needs to know of its two ends.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What carries the packets.
+    pub encap: Encap,
     /// Our IPv4 address: the outer source.
     pub local: Ipv4Addr,
-    /// The relay's IPv4 address: the outer destination, and the only source we believe.
-    pub remote: Ipv4Addr,
     /// Inner MTU.
     pub mtu: u16,
     /// Set DF on outer packets. Off is RFC 4213's static mode (section 3.2.1): the outer
@@ -41,16 +80,22 @@ pub struct Config {
     pub own: Vec<Ipv6Addr>,
 }
 
-/// A configured 6in4 tunnel with its TUN device. Dropping it removes the device.
 #[derive(Debug)]
-pub struct SixInFour {
+enum Link {
+    Raw(RawSocket, Peers),
+    Udp(UdpLink, SocketAddrV4),
+}
+
+/// A tunnel with its TUN device. Dropping it removes the device.
+#[derive(Debug)]
+pub struct Tunnel {
     config: Config,
     tun: Tun,
-    socket: RawSocket,
+    link: Link,
     counters: Arc<Counters>,
 }
 
-impl SixInFour {
+impl Tunnel {
     /// Creates the TUN device (down, without addresses) and the socket towards the relay.
     ///
     /// Must be called within a tokio runtime with I/O enabled.
@@ -64,27 +109,41 @@ impl SixInFour {
                 config.mtu
             )));
         }
-        if usize::from(config.mtu) > MAX_DATAGRAM - proto41::OUTER_LEN {
+        let most = MAX_DATAGRAM - config.encap.outer_len();
+        if usize::from(config.mtu) > most {
             return Err(Error::Config(format!(
-                "MTU {} leaves no room for the outer header: at most {}",
+                "MTU {} leaves no room for the outer header: at most {most}",
                 config.mtu,
-                MAX_DATAGRAM - proto41::OUTER_LEN
             )));
         }
-        if config.local == config.remote {
+        if config.local == config.encap.relay() {
             return Err(Error::Config(format!(
                 "both ends are {}: a tunnel to oneself is a loop",
                 config.local
             )));
         }
-        let socket = RawSocket::open(&config)?;
+        let link = match config.encap {
+            Encap::Proto41(peers) => Link::Raw(RawSocket::open(&config)?, peers),
+            Encap::Udp {
+                local_port, relay, ..
+            } => Link::Udp(UdpLink::open(&config, local_port, relay)?, relay),
+        };
         let tun = Tun::create(config.device.as_deref(), config.mtu)?;
         Ok(Self {
             config,
             tun,
-            socket,
+            link,
             counters: Arc::default(),
         })
+    }
+
+    /// UDP: our end, as the kernel has it.
+    #[must_use]
+    pub fn local_endpoint(&self) -> Option<SocketAddr> {
+        match &self.link {
+            Link::Raw(..) => None,
+            Link::Udp(link, _) => link.local(),
+        }
     }
 
     /// Name of the TUN device.
@@ -103,7 +162,10 @@ impl SixInFour {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            socket_overflow: self.socket.overflow(),
+            socket_overflow: match &self.link {
+                Link::Raw(socket, _) => socket.overflow(),
+                Link::Udp(link, _) => link.overflow(),
+            },
             ..self.counters.snapshot()
         }
     }
@@ -117,6 +179,32 @@ impl SixInFour {
         tokio::select! {
             broken = self.uplink() => broken,
             broken = self.downlink() => broken,
+            broken = self.keepalives() => broken,
+        }
+    }
+
+    /// Empty datagrams to the relay, the first at once.
+    async fn keepalives(&self) -> Result<std::convert::Infallible, Error> {
+        let (
+            Link::Udp(link, _),
+            Encap::Udp {
+                keepalive: true, ..
+            },
+        ) = (&self.link, self.config.encap)
+        else {
+            return std::future::pending().await;
+        };
+        let empty = Outgoing { inner: &[], tos: 0 };
+        loop {
+            match link.send(empty).await {
+                Ok(()) => self.counters.keepalive_sent(),
+                Err(SendError::Refused(cause)) => {
+                    tracing::debug!(%cause, "keepalive refused");
+                    self.counters.dropped(DropReason::SendFailed);
+                }
+                Err(SendError::Broken(error)) => return Err(error),
+            }
+            tokio::time::sleep(udp::keepalive_delay()).await;
         }
     }
 
@@ -135,14 +223,24 @@ impl SixInFour {
     }
 
     async fn send_up(&self, packet: &[u8]) -> Result<(), Error> {
-        let outgoing = match proto41::encap(packet, self.config.mtu) {
+        let outgoing = match inner::encap(packet, self.config.mtu) {
             Ok(outgoing) => outgoing,
             Err(reason) => {
                 self.counters.dropped(reason);
                 return Ok(());
             }
         };
-        match self.socket.send(outgoing).await {
+        let sent = match &self.link {
+            Link::Raw(socket, peers) => match peers.destination(outgoing.inner) {
+                Ok(to) => socket.send(outgoing, to).await,
+                Err(reason) => {
+                    self.counters.dropped(reason);
+                    return Ok(());
+                }
+            },
+            Link::Udp(link, _) => link.send(outgoing).await,
+        };
+        match sent {
             Ok(()) => self.counters.encapsulated(outgoing.inner.len()),
             Err(SendError::Refused(cause)) => {
                 tracing::debug!(%cause, "outer packet refused");
@@ -156,18 +254,50 @@ impl SixInFour {
     async fn downlink(&self) -> Result<std::convert::Infallible, Error> {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
-            self.socket.readable().await?;
+            match &self.link {
+                Link::Raw(socket, _) => socket.readable().await?,
+                Link::Udp(link, _) => link.readable().await?,
+            }
             for _ in 0..BURST {
-                let Some(len) = self.socket.try_recv(&mut buffer)? else {
+                let received = match &self.link {
+                    Link::Raw(socket, _) => socket.try_recv(&mut buffer)?,
+                    Link::Udp(link, _) => link.try_recv(&mut buffer)?,
+                };
+                let Some(received) = received else {
                     break;
                 };
-                match proto41::decap(&mut buffer[..len], self.config.remote, &self.config.own) {
-                    Ok(inner) => self.deliver(inner).await?,
-                    Err(reason) => self.counters.dropped(reason),
-                }
+                self.take(&mut buffer, &received).await?;
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// The datagrams of one read.
+    async fn take(&self, buffer: &mut [u8], received: &Received) -> Result<(), Error> {
+        let Some(bytes) = buffer.get_mut(..received.len) else {
+            return Ok(());
+        };
+        if bytes.is_empty() {
+            return self.take_one(bytes, received).await;
+        }
+        for datagram in bytes.chunks_mut(received.stride) {
+            self.take_one(datagram, received).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_one(&self, datagram: &mut [u8], received: &Received) -> Result<(), Error> {
+        let own = &self.config.own;
+        let inner = match &self.link {
+            Link::Raw(_, peers) => proto41::decap(datagram, peers, own).map(Some),
+            Link::Udp(_, relay) => udp::decap(datagram, received.from, *relay, received.ecn, own),
+        };
+        match inner {
+            Ok(Some(inner)) => self.deliver(inner).await?,
+            Ok(None) => self.counters.keepalive_received(),
+            Err(reason) => self.counters.dropped(reason),
+        }
+        Ok(())
     }
 
     async fn deliver(&self, inner: &[u8]) -> Result<(), Error> {

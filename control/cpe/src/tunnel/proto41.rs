@@ -1,4 +1,4 @@
-//! 6in4 at the user's end: what may enter the tunnel and what is believed when it comes out.
+//! Protocol 41 at the user's end: what is believed when it comes out of the tunnel.
 //!
 //! Pure functions. The kernel writes and checks the outer header; we choose its TOS, read its
 //! source, and never look past the 40 bytes of the inner header.
@@ -10,47 +10,18 @@
 //! +-------------------------------+----------------------------------+
 //! ```
 //!
-//! RFC 4213 sections 3.5 (outer header), 3.6 (checks at the exit); RFC 6040 section 4 (ECN).
+//! RFC 4213 sections 3.5 (outer header) and 3.6 (checks at the exit).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use sixferry_wire::{ipv4, ipv6};
+use sixferry_wire::ipv4;
 
+use super::inner::{self, CE};
+use super::peers::Peers;
 use crate::counters::DropReason;
 
 /// Length of the outer header: never options (RFC 4213 section 3.5).
 pub const OUTER_LEN: usize = ipv4::HEADER_LEN;
-
-const NOT_ECT: u8 = 0b00;
-const ECT_1: u8 = 0b01;
-const ECT_0: u8 = 0b10;
-const CE: u8 = 0b11;
-
-/// A packet ready for the relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outgoing<'p> {
-    /// The inner packet, without surplus bytes.
-    pub inner: &'p [u8],
-    /// TOS of the outer header: DSCP 0 (pipe model), the ECN field of the inner header
-    /// (RFC 6040 section 4.1, normal mode).
-    pub tos: u8,
-}
-
-/// Decides about a packet from the TUN device.
-///
-/// # Errors
-/// The reason, when it is no sound IPv6 packet or larger than the tunnel's MTU (the kernel
-/// keeps to the device's MTU; this holds when somebody raised that).
-pub fn encap(packet: &[u8], mtu: u16) -> Result<Outgoing<'_>, DropReason> {
-    let (header, inner) = parse_inner(packet)?;
-    if inner.len() > usize::from(mtu) {
-        return Err(DropReason::V6TooBig);
-    }
-    Ok(Outgoing {
-        inner,
-        tos: header.traffic_class() & CE,
-    })
-}
 
 /// Decides about a datagram of protocol 41 and returns the packet for the TUN device.
 ///
@@ -60,15 +31,18 @@ pub fn encap(packet: &[u8], mtu: u16) -> Result<Outgoing<'_>, DropReason> {
 /// The first check that failed, in the order of RFC 4213 section 3.6.
 pub fn decap<'p>(
     datagram: &'p mut [u8],
-    relay: Ipv4Addr,
+    peers: &Peers,
     own: &[Ipv6Addr],
 ) -> Result<&'p [u8], DropReason> {
     let outer = ipv4::Header(datagram.first_chunk().ok_or(DropReason::V4Truncated)?);
     if outer.version() != 4 {
         return Err(DropReason::V4Version);
     }
-    // Anybody may send protocol 41 to us; only the relay may put packets into our network.
-    if outer.src() != relay.octets() {
+    let from = Ipv4Addr::from(outer.src());
+    if let Peers::Relay(relay) = peers
+        && *relay != from
+    {
+        // Said first: what strangers send is of no further interest.
         return Err(DropReason::NoTunnel);
     }
     let (header_len, total_len) = (outer.header_len(), outer.total_len());
@@ -79,64 +53,23 @@ pub fn decap<'p>(
     let payload = datagram
         .get_mut(header_len..total_len)
         .ok_or(DropReason::V4Length)?;
-    let (header, inner) = parse_inner(payload)?;
-    check_source(header.src(), own)?;
-    let (class, inner_len) = (header.traffic_class(), inner.len());
-    let merged = merge_ecn(class & CE, outer_ecn)?;
-    let inner = &mut payload[..inner_len];
-    if let Some(header) = inner.first_chunk_mut() {
-        ipv6::set_traffic_class(header, (class & !CE) | merged);
-    }
-    Ok(inner)
-}
-
-/// Checks an IPv6 header against the bytes that came with it; surplus bytes are cut, since
-/// the inner length field alone is to be believed (RFC 4213 section 3.6).
-fn parse_inner(packet: &[u8]) -> Result<(ipv6::Header<'_>, &[u8]), DropReason> {
-    let Some(header) = packet.first_chunk() else {
-        // A short packet of another version is still that: name the likelier mistake.
-        return Err(match packet.first() {
-            Some(first) if first >> 4 != 6 => DropReason::InnerVersion,
-            _ => DropReason::InnerTruncated,
-        });
-    };
-    let header = ipv6::Header(header);
-    if header.version() != 6 {
-        return Err(DropReason::InnerVersion);
-    }
-    let inner = packet.get(..ipv6::HEADER_LEN + header.payload_len());
-    Ok((header, inner.ok_or(DropReason::InnerLength)?))
-}
-
-/// Sources that no packet from a tunnel may have (RFC 4213 section 3.6), and our own (BCP 38,
-/// seen from inside).
-fn check_source(source: u128, own: &[Ipv6Addr]) -> Result<(), DropReason> {
-    if ipv6::is_invalid_source(source) {
-        return Err(DropReason::V6SrcInvalid);
-    }
-    if own.contains(&Ipv6Addr::from(source)) {
-        return Err(DropReason::V6SrcOwn);
-    }
-    Ok(())
-}
-
-/// RFC 6040 section 4.2, figure 4.
-fn merge_ecn(inner: u8, outer: u8) -> Result<u8, DropReason> {
-    match (inner, outer) {
-        // The sender does not understand marks: losing the packet is the only signal left.
-        (NOT_ECT, CE) => Err(DropReason::EcnCeOnNotEct),
-        (NOT_ECT, _) => Ok(NOT_ECT),
-        (_, CE) => Ok(CE),
-        (ECT_0, ECT_1) => Ok(ECT_1),
-        (inner, _) => Ok(inner),
-    }
+    peers.accept(from, payload)?;
+    inner::decap(payload, outer_ecn, own)
 }
 
 #[cfg(test)]
 mod tests {
+    use sixferry_wire::ipv6;
+
+    use super::super::inner::encap;
     use super::*;
 
+    const NOT_ECT: u8 = 0b00;
+    const ECT_1: u8 = 0b01;
+    const ECT_0: u8 = 0b10;
+
     const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+    const PEERS: Peers = Peers::Relay(RELAY);
     const OWN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1);
     const PEER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
 
@@ -163,7 +96,7 @@ mod tests {
     }
 
     fn decap_from_relay(tos: u8, payload: &[u8]) -> Result<Vec<u8>, DropReason> {
-        decap(&mut outer(RELAY, tos, payload), RELAY, &[OWN]).map(<[u8]>::to_vec)
+        decap(&mut outer(RELAY, tos, payload), &PEERS, &[OWN]).map(<[u8]>::to_vec)
     }
 
     #[test]
@@ -204,7 +137,7 @@ mod tests {
     #[test]
     fn only_the_relay_is_believed() {
         let mut datagram = outer(Ipv4Addr::new(198, 51, 100, 2), 0, &inner(PEER, 0, b"x"));
-        assert_eq!(decap(&mut datagram, RELAY, &[]), Err(DropReason::NoTunnel));
+        assert_eq!(decap(&mut datagram, &PEERS, &[]), Err(DropReason::NoTunnel));
     }
 
     #[test]
@@ -239,7 +172,7 @@ mod tests {
         let mut datagram = outer(RELAY, 0, &packet);
         datagram.extend_from_slice(&[0xbb; 6]);
         assert_eq!(
-            decap(&mut datagram, RELAY, &[]).map(<[u8]>::to_vec),
+            decap(&mut datagram, &PEERS, &[]).map(<[u8]>::to_vec),
             Ok(packet)
         );
     }
@@ -250,7 +183,7 @@ mod tests {
         let mut datagram = outer(RELAY, 0, &[&[1, 1, 1, 0], packet.as_slice()].concat());
         datagram[0] = 0x46;
         assert_eq!(
-            decap(&mut datagram, RELAY, &[]).map(<[u8]>::to_vec),
+            decap(&mut datagram, &PEERS, &[]).map(<[u8]>::to_vec),
             Ok(packet)
         );
     }
@@ -268,12 +201,12 @@ mod tests {
         let datagram = outer(RELAY, 0, &inner(PEER, 0, b"0123456789"));
         for len in 0..datagram.len() {
             let mut cut = datagram[..len].to_vec();
-            assert!(decap(&mut cut, RELAY, &[OWN]).is_err(), "length {len}");
+            assert!(decap(&mut cut, &PEERS, &[OWN]).is_err(), "length {len}");
             // The same cut with an outer length that agrees with it.
             if len >= OUTER_LEN {
                 cut[2..4].copy_from_slice(&u16::try_from(len).expect("short").to_be_bytes());
                 assert!(
-                    decap(&mut cut, RELAY, &[OWN]).is_err(),
+                    decap(&mut cut, &PEERS, &[OWN]).is_err(),
                     "length {len}, said so"
                 );
             }
@@ -292,7 +225,7 @@ mod tests {
                 let mut changed = datagram.clone();
                 changed[at] = value;
                 let end = changed.len();
-                if let Ok(out) = decap(&mut changed, RELAY, &[OWN]) {
+                if let Ok(out) = decap(&mut changed, &PEERS, &[OWN]) {
                     assert!(out.len() >= ipv6::HEADER_LEN && out.len() <= end - OUTER_LEN);
                 }
             }
@@ -307,6 +240,9 @@ mod tests {
         assert_eq!(encap(&packet, 1280), Err(DropReason::InnerVersion));
         let mut datagram = outer(RELAY, 0, &inner(PEER, 0, b"x"));
         datagram[0] = 0x65;
-        assert_eq!(decap(&mut datagram, RELAY, &[]), Err(DropReason::V4Version));
+        assert_eq!(
+            decap(&mut datagram, &PEERS, &[]),
+            Err(DropReason::V4Version)
+        );
     }
 }

@@ -15,7 +15,7 @@ use self::ping::{Outcome, Pinger};
 use super::error::Error;
 use super::netns::Netns;
 use super::stop::Stop;
-use super::topology::{HOST_V6, RELAY_LINK_V6, Role, Topology, USER_V6};
+use super::topology::{HOST_V6, RELAY_LINK_V6, Role, Topology};
 
 /// The first packet waits for daemon, neighbours and routes; later ones do not.
 const FIRST_REPLY_LIMIT: Duration = Duration::from_secs(15);
@@ -83,7 +83,7 @@ pub(super) fn run_all(
 ) -> Result<Vec<FlowResult>, Error> {
     let user = Party {
         netns: topology.netns(Role::User),
-        address: USER_V6,
+        address: topology.user_v6(),
     };
     let host = Party {
         netns: topology.netns(Role::Host),
@@ -101,7 +101,9 @@ pub(super) fn run_all(
     done(first_reply(&host, &user, down, stop)?)?;
     done(ping_series(&user, host.address, up, stop)?)?;
     done(ping_series(&host, user.address, down, stop)?)?;
-    done(ping_series(&user, RELAY_LINK_V6, "user -> relay", stop)?)?;
+    if topology.kind().has_link() {
+        done(ping_series(&user, RELAY_LINK_V6, "user -> relay", stop)?)?;
+    }
     done(ping_exact(&user, host.address, mtu, up)?)?;
     done(ping_exact(&host, user.address, mtu, down)?)?;
     done(ping_refused_at_home(&user, host.address, mtu, up)?)?;
