@@ -218,7 +218,7 @@ impl Reassembler {
     /// Takes a fragment: an IPv4 packet without link header, perhaps with link padding behind it.
     ///
     /// `may_open` says whether its source belongs to a tunnel; a stranger's fragments open nothing.
-    /// A packet that is no fragment comes back as it is.
+    /// A packet that is no fragment comes back as it is, unless it is too long.
     pub fn push(&mut self, packet: &[u8], may_open: bool, now: Ticks) -> Outcome {
         self.time_out(now);
         let fragment = match parse(packet) {
@@ -227,6 +227,9 @@ impl Reassembler {
         };
         let len = fragment.header.len() + fragment.payload.len();
         if fragment.offset == 0 && !fragment.more {
+            if len > self.limits.packet_len {
+                return Outcome::Drop(one(DropReason::ReasmLimit, len));
+            }
             return Outcome::Complete(Rebuilt {
                 packet: [fragment.header, fragment.payload].concat(),
                 packets: 1,

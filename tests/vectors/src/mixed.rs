@@ -334,7 +334,8 @@ fn legal_way(plan: &Plan, received: &Frame, src: u128) {
         (REMOTE_A, "2001:db8:100::/48"),
         (REMOTE_B, "2001:db8:200::/48"),
     ];
-    if received.native {
+    // each port takes both kinds
+    if ether::parse(&received.bytes).is_some_and(|h| h.ether_type == ether::TYPE_IPV6) {
         let claimed = [
             "2001:db8:100::/48",
             "2001:db8:200::/48",

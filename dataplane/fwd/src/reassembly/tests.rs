@@ -118,6 +118,11 @@ fn what_is_no_fragment_comes_back() {
     let mut it = reassembler();
     let whole = piece(A, 1, 0, false, &bytes(60));
     assert_eq!(complete(it.push(&whole, false, Ticks(0))).packet, whole);
+    let long = piece(A, 1, 0, false, &bytes(MAX_PACKET - 19));
+    assert_eq!(
+        dropped(it.push(&long, false, Ticks(0))),
+        (DropReason::ReasmLimit, 1)
+    );
     assert!(empty(&it));
 }
 
