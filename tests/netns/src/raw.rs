@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
+use etherparse::{
+    Icmpv6Type, IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -184,4 +186,28 @@ pub fn echo_request(source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8) -> V
         .write(&mut packet, b"six ferries")
         .expect("a small packet");
     packet
+}
+
+/// The answer to an ICMPv6 echo request, both with their IPv6 headers.
+///
+/// # Panics
+/// When `request` is none.
+#[must_use]
+pub fn echo_reply(request: &[u8]) -> Vec<u8> {
+    let sliced = SlicedPacket::from_ip(request).expect("an IPv6 packet");
+    let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) =
+        (sliced.net, sliced.transport)
+    else {
+        panic!("no ICMPv6: {request:02x?}")
+    };
+    let Icmpv6Type::EchoRequest(echo) = icmp.icmp_type() else {
+        panic!("no echo request: {request:02x?}")
+    };
+    let header = ip.header();
+    let mut reply = Vec::new();
+    PacketBuilder::ipv6(header.destination(), header.source(), 64)
+        .icmpv6_echo_reply(echo.id, echo.seq)
+        .write(&mut reply, icmp.payload())
+        .expect("a small packet");
+    reply
 }

@@ -180,8 +180,7 @@ impl Site {
         let domain = |kind: &str, rest: &str| {
             format!("[[domain]]\nid = \"{id}\"\nkind = \"{kind}\"\nlocal = \"{local}\"\n{rest}")
         };
-        let udp =
-            format!("encapsulation = \"udp\"\nlocal_port = {UDP_PORT}\nremote_port = {UDP_PORT}\n");
+        let udp = format!("encap = \"udp\"\nlocal_port = {UDP_PORT}\nremote_port = {UDP_PORT}\n");
         let section = match self.kind {
             Kind::SixInFour => self.tunnel_section(id, ""),
             Kind::Udp { .. } => self.tunnel_section(id, &udp),
@@ -189,8 +188,8 @@ impl Site {
             Kind::SixRd => domain(
                 "6rd",
                 &format!(
-                    "role = \"br\"\nprefix = \"{RD_PREFIX}\"\nv4_mask_len = {RD_MASK_LEN}\n\
-                     v4_common = \"{RD_COMMON}\"\n"
+                    "role = \"br\"\nprefix = \"{RD_PREFIX}\"\n\
+                     v4_common = \"{RD_COMMON}/{RD_MASK_LEN}\"\n"
                 ),
             ),
         };

@@ -160,7 +160,7 @@ fn sixtofour_and_sixrd_relays_do_not_loop() {
     let [a, b] = lab.start(
         "[[domain]]\nid = \"sixtofour\"\nkind = \"6to4\"\nrole = \"relay\"\nlocal = \"8.0.0.1\"",
         "[[domain]]\nid = \"rd\"\nkind = \"6rd\"\nrole = \"br\"\nlocal = \"8.0.1.1\"\n\
-         prefix = \"2001:db8:6800::/37\"\nv4_mask_len = 12\nv4_common = \"8.0.0.0\"",
+         prefix = \"2001:db8:6800::/37\"\nv4_common = \"8.0.0.0/12\"",
     );
     // The way back the loop would need.
     lab.b.ip(&format!("route add 2002::/16 via {A_V6}"));

@@ -4,8 +4,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::time::Duration;
 
-use sixferry_netns_tests::ledger::{assert_every_packet_accounted_for, dropped_for};
-use sixferry_netns_tests::raw::{RawIpv4, echo_request, send_spoofed, send_spoofed_udp};
+use sixferry_netns_tests::ledger::{assert_every_packet_accounted_for, balance, dropped_for};
+use sixferry_netns_tests::raw::{
+    RawIpv4, echo_reply, echo_request, send_spoofed, send_spoofed_udp,
+};
 use sixferry_netns_tests::site::{SIX_RD, SIX_TO_FOUR, Site, UDP, UDP_PORT, UDP_WITHOUT_CHECKSUM};
 use sixferry_netns_tests::tcp::{bulk, echoed};
 use sixferry_netns_tests::topology::{HOST_V6, Lab, LabPlan, RELAY_V6};
@@ -208,7 +210,7 @@ fn drops(daemon: &Daemon, lab: &Lab, reason: &str, send: impl Fn()) {
     assert_eq!(dropped_for(&report, reason), before, "{reason}");
 }
 
-/// CE to CE by way of the border relay (RFC 5969 section 8, P41-51).
+/// CE to CE by way of the border relay, there and back (RFC 5969 section 8, P41-51).
 #[test]
 #[ignore = "needs root"]
 fn sixrd_users_reach_each_other_through_the_relay() {
@@ -216,18 +218,25 @@ fn sixrd_users_reach_each_other_through_the_relay() {
         return;
     };
     let site = &lab.site;
-    // 10.79.18.3 is 0xf1203. The guest would go there directly; it is told to ask the relay.
-    let other: Ipv6Addr = "2001:db8:6f89:180::1".parse().unwrap();
+    // `sit` goes straight to everybody in its domain. With all 32 bits in common its domain is its
+    // own prefix and everything takes the way over the relay: RFC 5969's hub and spoke.
     lab.guest().run(&format!(
-        "ip -6 route add {other}/128 via ::{} dev t0",
-        site.relay_v4
+        "ip tunnel 6rd dev t0 6rd-prefix 2001:db8:6f89:100::/57 6rd-relay_prefix {}/32",
+        site.guest_v4
     ));
+    // 10.79.18.3 is 0xf1203.
+    let other: Ipv6Addr = "2001:db8:6f89:180::1".parse().unwrap();
     let neighbour = RawIpv4::protocol_41(&lab.user, site.plain_v4);
-    let ping = lab.guest().start(&format!("/sbin/ping -c 1 -W 1 {other}"));
+    let ping = lab.guest().start(&format!("/sbin/ping -c 1 -W 10 {other}"));
     let packet = neighbour.receive(COUNTED).expect("a packet of the relay's");
     assert_eq!(packet[12..16], site.relay_v4.octets());
-    assert_eq!(packet[20 + 8..20 + 24], site.guest_inner.octets());
-    assert_eq!(packet[20 + 24..20 + 40], other.octets());
-    let _ = ping.wait(COUNTED * 2);
-    assert_every_packet_accounted_for(&daemon);
+    let request = &packet[20..];
+    assert_eq!(request[8..24], site.guest_inner.octets());
+    assert_eq!(request[24..40], other.octets());
+    assert_eq!(request[7], 63, "one hop");
+    neighbour.send(site.relay_v4, &echo_reply(request));
+    let said = ping.wait(COUNTED * 4);
+    assert_eq!(said.code, 0, "{}", said.text);
+    let report = assert_every_packet_accounted_for(&daemon);
+    assert_eq!(balance(&report).forwarded, 2);
 }

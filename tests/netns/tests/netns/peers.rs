@@ -7,7 +7,7 @@ use std::time::Duration;
 use etherparse::{Icmpv6Type, IpNumber, SlicedPacket, TransportSlice};
 use sixferry_netns_tests::Ping;
 use sixferry_netns_tests::guest::Running;
-use sixferry_netns_tests::raw::{RawIpv4, echo_request};
+use sixferry_netns_tests::raw::{RawIpv4, echo_reply, echo_request};
 use sixferry_netns_tests::site::{SIX_RD, SIX_TO_FOUR, Site, UDP, UDP_PORT, UDP_WITHOUT_CHECKSUM};
 use sixferry_netns_tests::tcp::echoed;
 use sixferry_netns_tests::topology::{HOST_V6, Lab, LabPlan, USER_V6};
@@ -139,19 +139,7 @@ fn answer(request: &[u8], site: &Site) -> Vec<u8> {
     assert_eq!(icmp_type(request), Icmpv6TypeOnly::Request);
     assert_eq!(request[8..24], site.guest_inner.octets());
     assert_eq!(request[24..40], HOST_V6.octets());
-    let SlicedPacket { transport, .. } = SlicedPacket::from_ip(request).expect("IPv6");
-    let Some(TransportSlice::Icmpv6(icmp)) = transport else {
-        panic!("{request:02x?}")
-    };
-    let Icmpv6Type::EchoRequest(header) = icmp.icmp_type() else {
-        panic!("{request:02x?}")
-    };
-    let mut reply = Vec::new();
-    etherparse::PacketBuilder::ipv6(HOST_V6.octets(), site.guest_inner.octets(), 64)
-        .icmpv6_echo_reply(header.id, header.seq)
-        .write(&mut reply, icmp.payload())
-        .expect("a small packet");
-    reply
+    echo_reply(request)
 }
 
 #[derive(Debug, PartialEq, Eq)]
