@@ -49,7 +49,8 @@ pub(crate) fn own_address(
     match message_kind(packet, span) {
         Some(icmpv6::ECHO_REQUEST) if answers => echo(context, packet, span, origin).map(Some),
         Some(icmpv6::NEIGHBOUR_SOLICIT) if answers && origin.tunnel().is_some() => {
-            solicitation(context, packet, span, origin, dst).map(Some)
+            let otherwise = DropReason::V6DstInvalid;
+            solicitation(context, packet, span, origin, dst, otherwise).map(Some)
         }
         Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if answers => {
             Err(DropReason::ProbeReply.into())
@@ -79,7 +80,7 @@ pub(crate) fn on_link(
     let unicast = dst == own_link_local || is_link_address(context.tables, id, dst);
     match message_kind(packet, span) {
         Some(icmpv6::NEIGHBOUR_SOLICIT) if unicast || is_solicited_node(dst) => {
-            solicitation(context, packet, span, origin, dst)
+            solicitation(context, packet, span, origin, dst, DropReason::V6SrcScope)
         }
         Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, origin),
         Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if unicast => {
@@ -116,7 +117,7 @@ pub(crate) fn link_destination(
     let unicast = dst == context.tables.link_local(id, record);
     match message_kind(packet, span) {
         Some(icmpv6::NEIGHBOUR_SOLICIT) if unicast || is_solicited_node(dst) => {
-            solicitation(context, packet, span, origin, dst)
+            solicitation(context, packet, span, origin, dst, DropReason::V6DstInvalid)
         }
         Some(icmpv6::ECHO_REQUEST) if unicast => echo(context, packet, span, origin),
         _ => Err(DropReason::V6DstInvalid.into()),
@@ -143,15 +144,17 @@ pub(crate) fn duplicate_probe(
     advertise(context, packet, span, origin, target, ALL_NODES)
 }
 
-/// Answers a neighbour solicitation for an address of this tunnel.
+/// Answers a neighbour solicitation for an address of this tunnel; for another it is dropped as
+/// `otherwise`.
 fn solicitation(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     span: Span,
     origin: Origin,
     dst: u128,
+    otherwise: DropReason,
 ) -> Result<Verdict, Stop> {
-    let id = origin.tunnel().ok_or(DropReason::V6DstInvalid)?;
+    let id = origin.tunnel().ok_or(otherwise)?;
     let src = packet
         .from(span.start)
         .first_chunk()
@@ -159,7 +162,7 @@ fn solicitation(
     let target = solicited_target(packet, span, src, dst)?;
     let record = context.tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     if !is_ours(context.tables, id, record, target) {
-        return Err(DropReason::V6DstInvalid.into());
+        return Err(otherwise.into());
     }
     advertise(context, packet, span, origin, target, src)
 }
@@ -290,9 +293,9 @@ fn allowed(
     if len > usize::from(way.mtu(context)) {
         return Err(DropReason::V6TooBig.into());
     }
-    let tunnel = origin.tunnel();
+    let whose = origin.limited_as(context.tables);
     let limits = context.tables.settings().answers;
-    if context.local.answers.allow(&limits, tunnel, context.now) {
+    if context.local.answers.allow(&limits, whose, context.now) {
         Ok(way)
     } else {
         Err(DropReason::IcmpRateLimited.into())

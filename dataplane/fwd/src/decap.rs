@@ -12,10 +12,10 @@ use crate::embedded;
 use crate::encap::{self, Transit};
 use crate::icmp_error::{self, Message, Origin};
 use crate::id::TunnelId;
-use crate::mss;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::Span;
+use crate::tables::live::Endpoint;
 use crate::tables::record::{self, TunnelRecord};
 use crate::tables::{Tables, Target, UdpMatch, port_key};
 use crate::udp;
@@ -30,16 +30,14 @@ pub(crate) fn decap(
     parsed: &Parsed,
 ) -> Result<Verdict, Stop> {
     let tables = context.tables;
-    let mut parsed = *parsed;
-    let id = match parsed.tunnel {
-        Some(id) => TunnelId(id),
-        None => {
-            let id = unknown_sender(tables, &parsed)?;
-            parsed.dst_target = tables.fib6().lookup(parsed.dst);
-            id
-        }
+    let known;
+    let parsed = if parsed.tunnel.is_some() {
+        parsed
+    } else {
+        known = unknown_sender(tables, parsed)?;
+        &known
     };
-    let parsed = &parsed;
+    let id = TunnelId(parsed.tunnel.ok_or(DropReason::NoTunnel)?);
     let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     let mut len = 0;
     let mut unusual = false;
@@ -54,7 +52,7 @@ pub(crate) fn decap(
             // what ends here was carried, too
             Ok(_)
             | Err(
-                Stop::Drop(DropReason::ProbeReply)
+                Stop::Drop(DropReason::ProbeReply | DropReason::UdpKeepalive)
                 | Stop::Punt(PuntReason::HostDelivery | PuntReason::OuterTooBig, _),
             ) => {
                 counters.decapsulated(len);
@@ -145,8 +143,11 @@ fn exit(
         embedded::exit(tables, domain, parsed, from, to)?;
     } else if elsewhere {
         // only a global source proves anything
-        if ipv6::is_invalid_source(src) || ipv6::is_link_local(src) {
-            return Err(DropReason::UdpRemoteMismatch.into());
+        if ipv6::is_invalid_source(src) {
+            return Err(DropReason::V6SrcInvalid.into());
+        }
+        if ipv6::is_link_local(src) {
+            return Err(DropReason::V6SrcScope.into());
         }
         if !owns_source(tables, id, record, src) {
             return Err(DropReason::InnerSrcSpoof.into());
@@ -179,9 +180,6 @@ fn exit(
     if let Some(verdict) = loops(context, packet, span, origin, dst, target)? {
         return Ok(verdict);
     }
-    if record.has(record::MSS_CLAMP) {
-        mss::clamp(packet, span, record.mtu);
-    }
     let transit = Transit {
         span,
         origin,
@@ -189,6 +187,7 @@ fn exit(
         dst,
         target,
         class,
+        mss_mtu: record.has(record::MSS_CLAMP).then_some(record.mtu),
         remote: parsed.remote_target,
     };
     encap::forward(context, packet, transit)
@@ -196,15 +195,16 @@ fn exit(
 
 /// A packet for no known peer: one that may have moved, or nobody's.
 #[cold]
-fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<TunnelId, DropReason> {
+fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<Parsed, DropReason> {
     if parsed.kind == Kind::Udp {
-        return udp::by_inner_source(tables, parsed).ok_or(DropReason::NoTunnel);
+        let id = udp::by_inner_source(tables, parsed).ok_or(DropReason::NoTunnel)?;
+        return Ok(Parsed {
+            tunnel: Some(id.0),
+            dst_target: tables.fib6().lookup(parsed.dst),
+            ..*parsed
+        });
     }
-    // RFC 7526: off unless somebody asked for it
-    if parsed.local() == embed::SIX_TO_FOUR_ANYCAST {
-        return Err(DropReason::AnycastDisabled);
-    }
-    Err(DropReason::NoTunnel)
+    Err(nobodys(parsed.local()))
 }
 
 #[inline]
@@ -232,50 +232,74 @@ pub(crate) fn fragment(
         ipv4::PROTO_IPV6 => {
             let configured = tables.index().tunnel41(parsed.key).map(TunnelId);
             let id = configured.or_else(|| tables.index().domain(local));
-            let id = id.ok_or(DropReason::NoTunnel)?;
-            let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
-            if record.has(record::DOMAIN)
-                && let Some(domain) = tables.domain(record)
-            {
-                let source = u32::from_be_bytes(header.src());
-                embedded::outer_source(tables, domain, source, packet.rx_port(), parsed.vlan)?;
-            }
-            Some(id)
+            id.ok_or_else(|| nobodys(parsed.local()))?
         }
-        // only the first fragment has the ports
-        ipv4::PROTO_UDP if tables.index().has_udp(local) => first_of_udp(tables, parsed, bytes)?,
+        ipv4::PROTO_UDP => fragment_of_udp(tables, parsed, bytes)?,
         _ => return Err(DropReason::NoTunnel.into()),
     };
+    let record = tables.tunnel(tunnel).ok_or(DropReason::NoTunnel)?;
+    if !record.has(record::UP) {
+        return Err(DropReason::TunnelDown.into());
+    }
+    if record.has(record::DOMAIN)
+        && let Some(domain) = tables.domain(record)
+    {
+        if !domain.input {
+            return Err(DropReason::DecapDisabled.into());
+        }
+        let source = u32::from_be_bytes(header.src());
+        embedded::outer_source(tables, domain, source, packet.rx_port(), parsed.vlan)?;
+    }
     let reason = PuntReason::Fragment;
     if tables.settings().punt_subscriptions >> reason.index() & 1 == 0 {
         return Err(DropReason::V4Fragment.into());
     }
     let info = PuntInfo {
-        tunnel,
+        tunnel: Some(tunnel),
         ..PuntInfo::default()
     };
     Err(Stop::Punt(reason, info))
 }
 
-/// The tunnel that the first fragment of a UDP datagram names; `None` for later ones.
-fn first_of_udp(
-    tables: &Tables,
-    parsed: &Parsed,
-    bytes: &[u8],
-) -> Result<Option<TunnelId>, DropReason> {
+/// The tunnel that a fragment of a UDP datagram may belong to. Only the first has the ports; later ones,
+/// which may well come before it, must be from a configured peer's address.
+fn fragment_of_udp(tables: &Tables, parsed: &Parsed, bytes: &[u8]) -> Result<TunnelId, DropReason> {
     const OFFSET: u16 = 0x1fff;
     let header = ipv4::Header(bytes.first_chunk().ok_or(DropReason::V4Truncated)?);
+    let configured = tables.index().udp_host(parsed.key).map(TunnelId);
     if header.fragment_word() & OFFSET != 0 {
-        return Ok(None);
+        return configured.ok_or(DropReason::NoTunnel);
     }
     let at = parsed.inner.saturating_sub(parsed.l3);
     let ports = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    let ports = ports.ok_or(DropReason::ReasmTiny)?;
-    let key = port_key(header.dst(), wire_udp::Header(ports).dst_port());
-    match tables.index().udp(key) {
-        Some(UdpMatch::Tunnel(id)) => Ok(Some(TunnelId(id))),
-        Some(UdpMatch::Group(_)) => Ok(None),
-        None => Err(DropReason::NoTunnel),
+    let ports = wire_udp::Header(ports.ok_or(DropReason::ReasmTiny)?);
+    let sender = Endpoint {
+        address: header.src(),
+        port: ports.src_port(),
+    };
+    let key = port_key(header.dst(), ports.dst_port());
+    let id = match tables.index().udp(key).ok_or(DropReason::NoTunnel)? {
+        UdpMatch::Tunnel(id) => TunnelId(id),
+        UdpMatch::Group(group) => {
+            let known = tables.index().peer(group, sender).map(TunnelId);
+            return known.or(configured).ok_or(DropReason::NoTunnel);
+        }
+    };
+    let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
+    let moves = record.has(record::REBIND_CONTROL | record::REBIND_INNER);
+    if moves || udp::endpoint(tables, record) == sender {
+        Ok(id)
+    } else {
+        Err(DropReason::UdpRemoteMismatch)
+    }
+}
+
+/// RFC 7526: 6to4 is off unless somebody asked for it.
+fn nobodys(local: [u8; 4]) -> DropReason {
+    if local == embed::SIX_TO_FOUR_ANYCAST {
+        DropReason::AnycastDisabled
+    } else {
+        DropReason::NoTunnel
     }
 }
 

@@ -40,12 +40,11 @@ pub(crate) fn outer_source(
     vlan: u16,
 ) -> Result<(), DropReason> {
     // the operator named the relay: whatever its address is, it is wanted
-    if let Role::Ce { br: far } | Role::Site { relay: far } = domain.role
-        && u32::from_be_bytes(far) == source
-    {
-        return Ok(());
-    }
-    if domain.is_martian(source) {
+    let named = matches!(
+        domain.role,
+        Role::Ce { br: far } | Role::Site { relay: far } if u32::from_be_bytes(far) == source
+    );
+    if !named && domain.is_martian(source) {
         return Err(DropReason::V4SrcMartian);
     }
     if tables.is_broadcast(source) {
@@ -55,10 +54,10 @@ pub(crate) fn outer_source(
         // RFC 1812 section 5.3.7: nobody but us sends from our address
         return Err(DropReason::LoopSelf);
     }
-    if domain.is_denied(source) {
+    if !named && domain.is_denied(source) {
         return Err(DropReason::V4Denied);
     }
-    if !domain.is_peer(source) {
+    if !named && !domain.is_peer(source) {
         return Err(DropReason::S6to4PeerRestricted);
     }
     if !has_way_back(tables, domain.urpf, source, rx_port, vlan) {
@@ -104,10 +103,7 @@ pub(crate) fn exit(
         return Err(DropReason::V4DstBroadcast);
     }
     // what comes by a relay may have any source, but not that of a tunnel of ours
-    if domain.has_site()
-        && !domain.embedding.contains(src)
-        && Target::decode(tables.fib6().lookup(src)).tunnel().is_some()
-    {
+    if domain.has_site() && !domain.embedding.contains(src) && is_known_here(tables, src) {
         return Err(DropReason::InnerSrcSpoof);
     }
     match domain.role {
@@ -125,6 +121,17 @@ pub(crate) fn exit(
             }
         }
     }
+}
+
+/// Whether an address is the relay's own, of a tunnel's user or of a customer of a border relay here:
+/// none of them sends by way of another relay.
+fn is_known_here(tables: &Tables, address: u128) -> bool {
+    let target = Target::decode(tables.fib6().lookup(address));
+    let customer = |d: &DomainRecord| d.role == Role::Br && d.embedding.contains(address);
+    target == Target::Local
+        || target.tunnel().is_some()
+        || address == u128::from(tables.settings().router_address)
+        || tables.domains().any(customer)
 }
 
 /// RFC 3964 section 5.1 and 5.2: what a 6to4 address says must be what the outer header says, or

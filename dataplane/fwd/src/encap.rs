@@ -13,7 +13,7 @@ use crate::mss;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::{self, FarEnd, Limits, Outer, Span};
-use crate::tables::record;
+use crate::tables::record::{self, TunnelRecord};
 use crate::tables::{DomainRecord, Tables, Target};
 use crate::verdict::Verdict;
 use sixferry_wire::{ether, icmpv6, ipv6};
@@ -28,6 +28,8 @@ pub(crate) struct Transit {
     pub(crate) target: Target,
     /// Traffic class to write, when the tunnel exit changes it.
     pub(crate) class: Option<u8>,
+    /// Path that TCP's MSS is to fit, if the tunnel the packet came by wants that.
+    pub(crate) mss_mtu: Option<u16>,
     /// What pass two found of the route to the tunnel's far end.
     pub(crate) remote: Option<u32>,
 }
@@ -68,15 +70,15 @@ pub(crate) fn from_native(
             DropReason::V6SrcScope,
         );
     }
+    // RFC 6324 section 3: the packet left one of our own addresses already
+    if embedded::embeds_local(context.tables, src) {
+        return Err(DropReason::LoopSelf.into());
+    }
     // RFC 4213 section 3.6 (1): what lies behind a tunnel cannot arrive here
     if context.tables.settings().native_source_check
         && lies_behind_a_tunnel(context.tables, source, src)
     {
         return Err(DropReason::V6SrcSpoofNative.into());
-    }
-    // RFC 6324 section 3: the packet left one of our own addresses already
-    if embedded::embeds_local(context.tables, src) {
-        return Err(DropReason::LoopSelf.into());
     }
     if let Some(verdict) = answer::own_address(context, packet, span, origin, dst, target)? {
         return Ok(verdict);
@@ -91,6 +93,7 @@ pub(crate) fn from_native(
             dst,
             target,
             class: None,
+            mss_mtu: None,
             remote: parsed.remote_target,
         },
     )
@@ -130,6 +133,11 @@ pub(crate) fn forward(
     let domain = entered_domain(context.tables, target);
     if let Some(domain) = domain {
         embedded::entry(context.tables, domain, src, dst)?;
+    } else if let Target::Tunnel(id) | Target::TunnelLink(id) = target
+        && let Some(record) = context.tables.tunnel(id)
+        && let Some(far) = FarEnd::of(context.tables, record, dst)
+    {
+        rewrite::refuse_loop(context.tables, far, known_route(record, transit.remote))?;
     }
     let hop_limit = packet
         .from(span.start)
@@ -206,7 +214,7 @@ fn into_tunnel(
         let reason = DropReason::EndpointUnknown;
         return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
     };
-    let hop = match rewrite::outer_hop(tables, far, transit.remote) {
+    let hop = match rewrite::outer_hop(tables, far, known_route(record, transit.remote)) {
         Err(Stop::Drop(reason @ (DropReason::V4NoRoute | DropReason::PortDown))) => {
             return icmp_error::send(context, packet, span, origin, address_unreachable, reason);
         }
@@ -216,13 +224,15 @@ fn into_tunnel(
     if span.len() > usize::from(mtu) {
         return too_big(context, packet, transit, mtu);
     }
-    if record.has(record::MSS_CLAMP) {
-        mss::clamp(packet, span, mtu);
-    }
     let hop_limit = packet
         .from(span.start)
         .first_chunk()
         .map_or(0, |bytes| ipv6::Header(bytes).hop_limit());
+    let clamp = record.has(record::MSS_CLAMP).then_some(mtu);
+    let transit = Transit {
+        mss_mtu: transit.mss_mtu.into_iter().chain(clamp).min(),
+        ..transit
+    };
     leave(packet, transit, hop_limit);
     let outer = Outer {
         id,
@@ -249,9 +259,24 @@ fn too_big(
     icmp_error::send(context, packet, span, origin, message, DropReason::V6TooBig)
 }
 
-/// Writes what one IPv6 hop changes: the hop limit once, the traffic class if the exit merged it.
+/// What pass two found of the route to the far end, unless a packet before this one in the batch may
+/// have moved the far end.
+#[inline]
+const fn known_route(record: &TunnelRecord, found: Option<u32>) -> Option<u32> {
+    if record.has(record::REBIND_INNER) {
+        None
+    } else {
+        found
+    }
+}
+
+/// Writes what one IPv6 hop changes: the hop limit once, the traffic class if the exit merged it, and
+/// the MSS if the operator wants that.
 #[inline]
 fn leave(packet: &mut Packet<'_>, transit: Transit, hop_limit: u8) {
+    if let Some(mtu) = transit.mss_mtu {
+        mss::clamp(packet, transit.span, mtu);
+    }
     if let Some(header) = packet.array_mut::<{ ipv6::HEADER_LEN }>(transit.span.start) {
         ipv6::set_hop_limit(header, hop_limit.saturating_sub(1));
         if let Some(class) = transit.class {

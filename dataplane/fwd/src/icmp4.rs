@@ -27,6 +27,7 @@ const MIN_MTU4: u16 = 68;
 /// What an error quotes of our packet.
 struct Quote {
     id: TunnelId,
+    limit_key: u64,
     /// The inner packet, as far as it is quoted: empty, or at least its header.
     inner: Span,
     src: u128,
@@ -56,6 +57,12 @@ pub(crate) fn error(
         return Err(DropReason::Icmp4InnerMismatch.into());
     }
     let (kind, code, mtu) = (error.kind, error.code, error.mtu);
+    // a packet that must wait for its neighbour comes again: nothing is learnt from it yet
+    if quote.inner.len() > 0
+        && let Err(stop @ Stop::Punt(..)) = way_to_source(context, &quote)
+    {
+        return Err(stop);
+    }
     if (kind, code) == (icmpv4::DEST_UNREACHABLE, icmpv4::CODE_FRAG_NEEDED) {
         return fragmentation_needed(context, packet, &quote, record, mtu);
     }
@@ -85,16 +92,23 @@ fn quoted(tables: &Tables, error: &icmpv4::Error<'_>, end: usize) -> Result<Quot
                 .payload
                 .split_first_chunk::<{ udp::HEADER_LEN }>()
                 .ok_or(DropReason::Icmp4NoTunnel)?;
-            (udp_tunnel(tables, local, remote, udp::Header(header)), rest)
+            (
+                udp_tunnel(tables, local, remote, udp::Header(header), rest),
+                rest,
+            )
         }
         _ => return Err(DropReason::Icmp4NoTunnel),
     };
     let id = id.ok_or(DropReason::Icmp4NoTunnel)?;
-    let header = rest.first_chunk().map(ipv6::Header);
+    let limit_key = icmp_error::limit_key(tables, id, remote);
+    // a later fragment of ours does not begin with an inner header
+    let whole = error.quoted.fragment_word() & 0x1fff == 0;
+    let header = rest.first_chunk().map(ipv6::Header).filter(|_| whole);
     let outer_len = u16::try_from(error.quoted.total_len()).unwrap_or(u16::MAX);
     let Some(header) = header.filter(|h| h.version() == 6) else {
         return Ok(Quote {
             id,
+            limit_key,
             inner: Span { start: end, end },
             src: 0,
             dst: 0,
@@ -105,6 +119,7 @@ fn quoted(tables: &Tables, error: &icmpv4::Error<'_>, end: usize) -> Result<Quot
     let whole = start + ipv6::HEADER_LEN + header.payload_len();
     Ok(Quote {
         id,
+        limit_key,
         inner: Span {
             start,
             end: end.min(whole),
@@ -120,17 +135,27 @@ fn udp_tunnel(
     local: [u8; 4],
     remote: [u8; 4],
     header: udp::Header<'_>,
+    inner: &[u8],
 ) -> Option<TunnelId> {
     let peer = Endpoint {
         address: remote,
         port: header.dst_port(),
     };
     let id = match tables.index().udp(port_key(local, header.src_port()))? {
-        UdpMatch::Tunnel(id) => id,
-        UdpMatch::Group(group) => tables.index().peer(group, peer)?,
+        UdpMatch::Tunnel(id) => TunnelId(id),
+        UdpMatch::Group(group) => match tables.index().peer(group, peer) {
+            Some(id) => TunnelId(id),
+            // a peer that has moved is known by what lies behind it
+            None => {
+                let inner = ipv6::Header(inner.first_chunk()?);
+                Target::decode(tables.fib6().lookup(inner.dst())).tunnel()?
+            }
+        },
     };
-    let record = tables.tunnel(TunnelId(id))?;
-    (crate::udp::endpoint(tables, record) == peer).then_some(TunnelId(id))
+    let record = tables.tunnel(id)?;
+    let here =
+        record.has(record::UDP) && (record.local, record.local_port) == (local, header.src_port());
+    (here && crate::udp::endpoint(tables, record) == peer).then_some(id)
 }
 
 /// Whether a packet like the quoted one would have left by this tunnel, to this address.
@@ -177,7 +202,7 @@ fn fragmentation_needed(
     if !lowered {
         return Err(DropReason::Icmp4NoChange.into());
     }
-    if !context.local.dry_run && live.may_announce(context.now) {
+    if !context.local.dry_run && live.may_report(context.now) {
         context.local.tell(Event::PathMtu {
             tunnel: quote.id,
             mtu: reported,
@@ -200,13 +225,23 @@ fn note(context: &mut Context<'_>, quote: &Quote, record: &TunnelRecord, kind: u
         return;
     }
     live.count_error();
-    if live.may_announce(context.now) {
+    if live.may_report(context.now) {
         context.local.tell(Event::OuterError {
             tunnel: quote.id,
             kind,
             code,
         });
     }
+}
+
+fn source_of(tables: &Tables, quote: &Quote) -> Origin {
+    let source = Target::decode(tables.fib6().lookup(quote.src));
+    Origin::towards(tables, source, quote.src)
+}
+
+fn way_to_source(context: &Context<'_>, quote: &Quote) -> Result<(), Stop> {
+    let origin = source_of(context.tables, quote);
+    icmp_error::way_back(context, origin, DropReason::Icmp4Consumed).map(|_| ())
 }
 
 /// Sends the inner source what a router told us.
@@ -223,14 +258,13 @@ fn relay(
     if span.len() == 0 || (is_icmp && span.len() == ipv6::HEADER_LEN) {
         return Err(DropReason::Icmp4Consumed.into());
     }
-    let source = Target::decode(context.tables.fib6().lookup(quote.src));
-    let origin = Origin::towards(context.tables, source, quote.src);
+    let origin = source_of(context.tables, quote);
     let report = Report {
         span,
         origin,
         message,
         reason: DropReason::Icmp4Consumed,
-        limited_by: Some(quote.id),
+        limited_by: Some(quote.limit_key),
     };
     icmp_error::report(context, packet, report)
 }

@@ -6,6 +6,7 @@ use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::rewrite::{self, FarEnd, Limits, Outer, Span};
+use crate::tables::record;
 use crate::tables::{NextHopRecord, Tables, Target};
 use crate::verdict::Verdict;
 use sixferry_wire::{ether, icmpv6, ipv6};
@@ -52,12 +53,31 @@ impl Origin {
         }
     }
 
+    /// Whose rate an answer counts against: a tunnel's, or one peer's of a domain.
+    pub(crate) fn limited_as(self, tables: &Tables) -> Option<u64> {
+        let Self::Tunnel { id, peer } = self else {
+            return None;
+        };
+        Some(limit_key(tables, id, peer))
+    }
+
     pub(crate) const fn tunnel(self) -> Option<TunnelId> {
         match self {
             Self::Tunnel { id, .. } => Some(id),
             Self::Native { .. } => None,
         }
     }
+}
+
+/// Key of a tunnel, or of one peer of a domain, in the rate limits.
+pub(crate) fn limit_key(tables: &Tables, id: TunnelId, peer: [u8; 4]) -> u64 {
+    let is_domain = tables.tunnel(id).is_some_and(|r| r.has(record::DOMAIN));
+    let peer = if is_domain {
+        u32::from_be_bytes(peer)
+    } else {
+        0
+    };
+    u64::from(id.0) << 32 | u64::from(peer)
 }
 
 /// An error to be sent.
@@ -70,7 +90,7 @@ pub(crate) struct Report {
     /// What the packet is dropped for where no error may be sent.
     pub(crate) reason: DropReason,
     /// Whose rate it counts against.
-    pub(crate) limited_by: Option<TunnelId>,
+    pub(crate) limited_by: Option<u64>,
 }
 
 /// Type, code and the word after the checksum.
@@ -98,7 +118,7 @@ pub(crate) fn send(
         origin,
         message,
         reason,
-        limited_by: origin.tunnel(),
+        limited_by: origin.limited_as(context.tables),
     };
     self::report(context, packet, report)
 }
@@ -214,7 +234,8 @@ pub(crate) fn way_back(
     let tables = context.tables;
     match origin {
         Origin::Tunnel { id, peer } => {
-            let record = tables.tunnel(id).ok_or(reason)?;
+            let record = tables.tunnel(id).filter(|r| r.has(record::UP));
+            let record = record.ok_or(reason)?;
             let far = FarEnd::back(tables, record, peer).ok_or(reason)?;
             let hop = rewrite::outer_hop(tables, far, None)?;
             Ok(Way::Tunnel(id, far, *hop))

@@ -3,7 +3,7 @@
 //! Each worker has its share of the rates, so that none shares state with another. The per-tunnel
 //! buckets lie in a fixed table; two tunnels that meet in a slot share it, which can only send less.
 
-use crate::id::{Ticks, TunnelId};
+use crate::id::Ticks;
 use crate::tables::RateLimits;
 
 const SLOTS: usize = 4096;
@@ -49,10 +49,11 @@ pub(crate) struct Limiter {
     global: Bucket,
     tunnels: Box<[Bucket]>,
     workers: u64,
+    seed: u64,
 }
 
 impl Limiter {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize, seed: u64) -> Self {
         // full at the start: whatever `burst` is, the first take cuts it to size
         let full = Bucket {
             tokens: u64::MAX,
@@ -62,16 +63,23 @@ impl Limiter {
             global: full,
             tunnels: vec![full; SLOTS].into_boxed_slice(),
             workers: workers.max(1) as u64,
+            seed: seed ^ 0x5851_f42d_4c95_7f2d,
         }
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the high bits are shifted down"
+    )]
+    /// Nobody outside can tell who shares a slot with whom.
+    const fn slot(&self, key: u64) -> usize {
+        let mixed = (key ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ mixed >> 32).wrapping_mul(self.seed | 1);
+        (mixed >> (64 - SLOTS.trailing_zeros())) as usize
+    }
+
     /// Whether one more may be sent. Packets of no tunnel count against the global rate only.
-    pub(crate) fn allow(
-        &mut self,
-        limits: &RateLimits,
-        tunnel: Option<TunnelId>,
-        now: Ticks,
-    ) -> bool {
+    pub(crate) fn allow(&mut self, limits: &RateLimits, whose: Option<u64>, now: Ticks) -> bool {
         let RateLimits {
             global_per_second,
             global_burst,
@@ -81,7 +89,8 @@ impl Limiter {
         let global = self
             .global
             .fill(global_per_second, global_burst, self.workers, now);
-        let own = tunnel.and_then(|id| self.tunnels.get_mut(id.index() % SLOTS));
+        let slot = whose.map(|key| self.slot(key));
+        let own = slot.and_then(|slot| self.tunnels.get_mut(slot));
         match own {
             Some(bucket) => {
                 // a tunnel is not charged for what the others used up
@@ -111,29 +120,26 @@ mod tests {
 
     #[test]
     fn ten_thousand_in_a_second_stay_within_burst_plus_rate() {
-        let mut limiter = Limiter::new(1);
+        let mut limiter = Limiter::new(1, 7);
         let sent = (0..10_000u64)
-            .filter(|i| {
-                let id = TunnelId(u32::try_from(*i).unwrap_or(0));
-                limiter.allow(&LIMITS, Some(id), Ticks(1_000_000_000 + i * 100_000))
-            })
+            .filter(|i| limiter.allow(&LIMITS, Some(*i), Ticks(1_000_000_000 + i * 100_000)))
             .count();
         assert!((1190..=1200).contains(&sent), "{sent}");
     }
 
     #[test]
     fn one_tunnel_cannot_use_up_the_rest() {
-        let mut limiter = Limiter::new(1);
+        let mut limiter = Limiter::new(1, 7);
         let noisy = (0..10_000u64)
-            .filter(|i| limiter.allow(&LIMITS, Some(TunnelId(1)), Ticks(i * 100_000)))
+            .filter(|i| limiter.allow(&LIMITS, Some(1), Ticks(i * 100_000)))
             .count();
         assert!((18..=20).contains(&noisy), "{noisy}");
-        assert!(limiter.allow(&LIMITS, Some(TunnelId(2)), Ticks(1_000_000_000)));
+        assert!(limiter.allow(&LIMITS, Some(2), Ticks(1_000_000_000)));
     }
 
     #[test]
     fn workers_share_the_global_rate() {
-        let mut limiter = Limiter::new(4);
+        let mut limiter = Limiter::new(4, 7);
         let sent = (0..10_000u64)
             .filter(|i| limiter.allow(&LIMITS, None, Ticks(1_000_000_000 + i * 100_000)))
             .count();
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn zero_is_unlimited() {
-        let mut limiter = Limiter::new(1);
+        let mut limiter = Limiter::new(1, 7);
         assert!((0..10_000).all(|_| limiter.allow(&RateLimits::UNLIMITED, None, Ticks(0))));
     }
 }

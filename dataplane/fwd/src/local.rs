@@ -68,8 +68,8 @@ impl Local {
         Self {
             // no counters there
             worker: if dry_run { usize::MAX } else { worker },
-            errors: Limiter::new(workers),
-            answers: Limiter::new(workers),
+            errors: Limiter::new(workers, seed),
+            answers: Limiter::new(workers, seed),
             counters: CounterSnapshot::default(),
             shared,
             ip_id,

@@ -137,6 +137,20 @@ impl Limits {
     }
 }
 
+/// The route to a far end, unless it is ourselves: RFC 6324, the packet would come straight back.
+#[inline]
+pub(crate) fn refuse_loop(
+    tables: &Tables,
+    far: FarEnd,
+    known: Option<u32>,
+) -> Result<Target, DropReason> {
+    let route = known.map_or_else(|| tables.route4(far.address), Target::decode);
+    if route == Target::Local || tables.is_tunnel_local(far.address) {
+        return Err(DropReason::LoopSelf);
+    }
+    Ok(route)
+}
+
 /// The next hop towards a far end; `known` is what pass two found of its route.
 #[inline]
 pub(crate) fn outer_hop(
@@ -144,11 +158,7 @@ pub(crate) fn outer_hop(
     far: FarEnd,
     known: Option<u32>,
 ) -> Result<&NextHopRecord, Stop> {
-    let route = known.map_or_else(|| tables.route4(far.address), Target::decode);
-    // RFC 6324: the packet would come straight back to us
-    if route == Target::Local || tables.is_tunnel_local(far.address) {
-        return Err(DropReason::LoopSelf.into());
-    }
+    let route = refuse_loop(tables, far, known)?;
     match route {
         Target::NextHop(id) => usable(tables, id, IpAddr::V4(Ipv4Addr::from(far.address))),
         Target::Blackhole => Err(DropReason::V6Blackhole.into()),
@@ -292,13 +302,17 @@ pub(crate) fn outer(
         end: inner.end,
     };
     let port = link(context.tables, packet, hop, ether::TYPE_IPV4, span)?;
-    if let Some(counters) = context.tables.counters(context.local.worker, id) {
+    let result = if total_len <= usize::from(hop.mtu) {
+        Ok(port)
+    } else {
+        too_big_for_link(context.tables, df, id, port)
+    };
+    if !matches!(result, Err(Stop::Drop(_)))
+        && let Some(counters) = context.tables.counters(context.local.worker, id)
+    {
         counters.encapsulated(inner.len());
     }
-    if total_len <= usize::from(hop.mtu) {
-        return Ok(port);
-    }
-    too_big_for_link(context.tables, df, id, port)
+    result
 }
 
 /// The finished outer packet exceeds our own link: RFC 791 fragmentation, unless DF forbids it.

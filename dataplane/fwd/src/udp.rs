@@ -14,7 +14,7 @@ use crate::process::Context;
 use crate::tables::live::Endpoint;
 use crate::tables::record::{self, TunnelRecord};
 use crate::tables::{Tables, Target};
-use sixferry_wire::{ipv4, udp};
+use sixferry_wire::{embed, ipv4, udp};
 use std::net::Ipv4Addr;
 
 /// Where a tunnel's peer is now.
@@ -64,11 +64,22 @@ pub(crate) fn sender(
         return Err(DropReason::UdpKeepalive);
     }
     // an empty datagram proves nothing
-    let hopeless = !record.has(record::REBIND_CONTROL | record::REBIND_INNER);
-    if elsewhere && (hopeless || parsed.inner == parsed.end) {
+    let hopeless = !record.has(record::REBIND_CONTROL | record::REBIND_INNER)
+        || parsed.inner == parsed.end
+        || !can_be_a_peer(context.tables, parsed.peer);
+    if elsewhere && hopeless {
         return Err(DropReason::UdpRemoteMismatch);
     }
     Ok(elsewhere)
+}
+
+/// Whether a peer may move here: what no configuration could name is not learnt either.
+fn can_be_a_peer(tables: &Tables, peer: Endpoint) -> bool {
+    let address = u32::from_be_bytes(peer.address);
+    peer.port != 0
+        && !embed::is_impossible(address)
+        && !tables.is_broadcast(address)
+        && !tables.is_local_v4(address)
 }
 
 /// A packet from elsewhere has proven its inner source.

@@ -274,6 +274,11 @@ impl DomainSpec {
     }
 }
 
+/// 169.254.0.0/16.
+const LINK_LOCAL_V4: u32 = 0xa9fe;
+/// 192.88.99.0/24, the anycast addresses of 6to4 relays.
+const RELAYS_V4: u32 = 0x00c0_5863;
+
 /// What the packet path asks of a domain's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -376,14 +381,16 @@ impl DomainRecord {
         if self.is_six_to_four() {
             embed::is_martian(address) && !self.allow.iter().any(|p| holds(*p, address))
         } else {
-            embed::is_impossible(address)
+            embed::is_impossible(address) || address >> 16 == LINK_LOCAL_V4
         }
     }
 
     /// Whether the operator refuses this IPv4 address.
     #[inline]
     pub(crate) fn is_denied(&self, address: u32) -> bool {
-        self.deny.iter().any(|p| holds(*p, address))
+        // RFC 5969 section 12: a 6to4 relay is no customer
+        let relays = !self.is_six_to_four() && address >> 8 == RELAYS_V4;
+        relays || self.deny.iter().any(|p| holds(*p, address))
     }
 
     /// Whether peers may have this IPv4 address at all.

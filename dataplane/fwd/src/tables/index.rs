@@ -7,7 +7,7 @@
 use super::error::TableError;
 use super::live::Endpoint;
 use super::outer::{self, OuterTable};
-use super::spec::{EncapKind, TunnelSpec};
+use super::spec::{EncapKind, TunnelSpec, UdpEncap};
 use crate::id::TunnelId;
 use hashbrown::HashMap;
 use std::net::Ipv4Addr;
@@ -35,8 +35,8 @@ pub(crate) struct Index {
     udp_peers: OuterTable,
     /// Local address and domain, sorted.
     domains: Arc<Vec<(u32, TunnelId)>>,
-    /// Local addresses of UDP tunnels, sorted.
-    udp_locals: Arc<Vec<u32>>,
+    /// Our address and a peer's, of UDP tunnels: any tunnel of the two.
+    udp_hosts: OuterTable,
 }
 
 /// Key of our address and port in the port table.
@@ -57,7 +57,7 @@ impl Index {
             udp_ports: OuterTable::new(seed.rotate_left(21)),
             udp_peers: OuterTable::new(seed.rotate_left(42)),
             domains: Arc::new(Vec::new()),
-            udp_locals: Arc::new(Vec::new()),
+            udp_hosts: OuterTable::new(seed.rotate_left(11)),
         }
     }
 
@@ -111,13 +111,16 @@ impl Index {
         self.udp_peers.lookup(peer_key(group, peer))
     }
 
-    /// Whether any UDP tunnel ends at this address of ours.
-    pub(crate) fn has_udp(&self, local: u32) -> bool {
-        self.udp_locals.binary_search(&local).is_ok()
+    /// A UDP tunnel between these two addresses, whatever its ports: later fragments have none.
+    pub(crate) fn udp_host(&self, key: u64) -> Option<u32> {
+        self.udp_hosts.lookup(key)
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.proto41.bytes() + self.udp_ports.bytes() + self.udp_peers.bytes()
+        self.proto41.bytes()
+            + self.udp_ports.bytes()
+            + self.udp_peers.bytes()
+            + self.udp_hosts.bytes()
     }
 }
 
@@ -135,7 +138,8 @@ pub(crate) struct IndexBuilder {
     groups: HashMap<u64, Group>,
     free_groups: Vec<u16>,
     next_group: usize,
-    udp_locals: HashMap<u32, u32>,
+    /// Further tunnels of two addresses that `udp_hosts` knows.
+    crowded: HashMap<u64, Vec<u32>>,
 }
 
 impl IndexBuilder {
@@ -145,7 +149,7 @@ impl IndexBuilder {
             groups: HashMap::new(),
             free_groups: Vec::new(),
             next_group: 0,
-            udp_locals: HashMap::new(),
+            crowded: HashMap::new(),
         }
     }
 
@@ -154,8 +158,13 @@ impl IndexBuilder {
     }
 
     /// Who stands in the way of a tunnel's key.
-    pub(crate) fn check(&self, spec: &TunnelSpec, own: Option<TunnelId>) -> Result<(), TableError> {
-        let taken = |by: Option<u32>| by.map(TunnelId).filter(|by| Some(*by) != own);
+    pub(crate) fn check(
+        &self,
+        spec: &TunnelSpec,
+        own: Option<(TunnelId, &TunnelSpec)>,
+    ) -> Result<(), TableError> {
+        let own_id = own.map(|(id, _)| id);
+        let taken = |by: Option<u32>| by.map(TunnelId).filter(|by| Some(*by) != own_id);
         let (local, remote) = (spec.local, spec.remote);
         let udp = match spec.encap {
             EncapKind::SixInFour => {
@@ -169,7 +178,12 @@ impl IndexBuilder {
         };
         let port = udp.local_port;
         let in_use = |by| Err(TableError::PortInUse { local, port, by });
-        match self.index.udp(port_key(local.octets(), port)) {
+        let key = port_key(local.octets(), port);
+        let no_group_left = self.free_groups.is_empty() && self.next_group >= MAX_GROUPS;
+        if udp.shared && no_group_left && !self.groups.contains_key(&key) {
+            return Err(TableError::TooManySharedPorts);
+        }
+        match self.index.udp(key) {
             Some(UdpMatch::Tunnel(by)) => taken(Some(by)).map_or(Ok(()), |by| in_use(Some(by))),
             Some(UdpMatch::Group(group)) if udp.shared => {
                 let peer = Endpoint {
@@ -181,18 +195,15 @@ impl IndexBuilder {
                     None => Ok(()),
                 }
             }
-            // a port to itself, where others share one: it may be the last of them that changes
+            // a port to itself, where others share one: the last of them may have it
             Some(UdpMatch::Group(_)) => {
-                let key = port_key(local.octets(), port);
                 let alone = self.groups.get(&key).is_some_and(|g| g.tunnels == 1);
-                if alone && own.is_some() {
+                let member = own.is_some_and(|(_, old)| is_member(old, local, port));
+                if alone && member {
                     Ok(())
                 } else {
                     in_use(None)
                 }
-            }
-            None if udp.shared && self.free_groups.is_empty() && self.next_group >= MAX_GROUPS => {
-                Err(TableError::TooManySharedPorts)
             }
             None => Ok(()),
         }
@@ -209,11 +220,7 @@ impl IndexBuilder {
             EncapKind::Udp(udp) => udp,
         };
         let key = port_key(local, udp.local_port);
-        let count = self.udp_locals.entry(u32::from(spec.local)).or_insert(0);
-        *count += 1;
-        if *count == 1 {
-            self.publish_udp_locals();
-        }
+        self.add_host(outer::key(local, spec.remote.octets()), id.0);
         if !udp.shared {
             return self.index.udp_ports.insert(key, id.0);
         }
@@ -240,7 +247,7 @@ impl IndexBuilder {
     }
 
     /// Takes a tunnel's key out.
-    pub(crate) fn remove(&mut self, spec: &TunnelSpec) {
+    pub(crate) fn remove(&mut self, spec: &TunnelSpec, id: TunnelId) {
         let local = spec.local.octets();
         let udp = match spec.encap {
             EncapKind::SixInFour => {
@@ -250,14 +257,7 @@ impl IndexBuilder {
             }
             EncapKind::Udp(udp) => udp,
         };
-        let address = u32::from(spec.local);
-        if let Some(count) = self.udp_locals.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.udp_locals.remove(&address);
-                self.publish_udp_locals();
-            }
-        }
+        self.remove_host(outer::key(local, spec.remote.octets()), id.0);
         let key = port_key(local, udp.local_port);
         if !udp.shared {
             _ = self.index.udp_ports.remove(key);
@@ -279,10 +279,28 @@ impl IndexBuilder {
         }
     }
 
-    fn publish_udp_locals(&mut self) {
-        let mut locals: Vec<u32> = self.udp_locals.keys().copied().collect();
-        locals.sort_unstable();
-        self.index.udp_locals = Arc::new(locals);
+    fn add_host(&mut self, key: u64, id: u32) {
+        if self.index.udp_hosts.lookup(key).is_some() {
+            self.crowded.entry(key).or_default().push(id);
+        } else {
+            self.index.udp_hosts.insert(key, id);
+        }
+    }
+
+    fn remove_host(&mut self, key: u64, id: u32) {
+        let Some(others) = self.crowded.get_mut(&key) else {
+            _ = self.index.udp_hosts.remove(key);
+            return;
+        };
+        if self.index.udp_hosts.lookup(key) != Some(id) {
+            others.retain(|other| *other != id);
+        } else if let Some(next) = others.pop() {
+            _ = self.index.udp_hosts.remove(key);
+            self.index.udp_hosts.insert(key, next);
+        }
+        if others.is_empty() {
+            self.crowded.remove(&key);
+        }
     }
 
     /// Replaces the addresses that domains work at.
@@ -301,9 +319,15 @@ impl IndexBuilder {
     }
 }
 
+/// Whether a tunnel shares this port of ours.
+fn is_member(spec: &TunnelSpec, local: Ipv4Addr, port: u16) -> bool {
+    let shares = |udp: UdpEncap| udp.shared && udp.local_port == port;
+    spec.local == local && matches!(spec.encap, EncapKind::Udp(udp) if shares(udp))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Rebind, UdpEncap};
+    use super::super::spec::Rebind;
     use super::*;
 
     const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -336,7 +360,10 @@ mod tests {
         assert!(index.check(&spec(4028, 2, true), None).is_err());
         assert!(
             index
-                .check(&spec(4028, 2, false), Some(TunnelId(1)))
+                .check(
+                    &spec(4028, 2, false),
+                    Some((TunnelId(1), &spec(4028, 1, false)))
+                )
                 .is_ok()
         );
 
@@ -353,15 +380,22 @@ mod tests {
         assert_eq!(index.index().peer(group, peer(200)), Some(3));
         assert_eq!(index.index().peer(group, peer(300)), None);
 
-        index.remove(&spec(5000, 100, true));
+        index.remove(&spec(5000, 100, true), TunnelId(2));
         assert_eq!(index.index().peer(group, peer(100)), None);
         assert!(index.index().udp(key(5000)).is_some());
-        index.remove(&spec(5000, 200, true));
+        // the last member may have the port, nobody else
+        let last = spec(5000, 200, true);
+        let alone = spec(5000, 200, false);
+        assert!(index.check(&alone, Some((TunnelId(3), &last))).is_ok());
+        let other = spec(4028, 1, false);
+        assert!(index.check(&alone, Some((TunnelId(1), &other))).is_err());
+        index.remove(&spec(5000, 200, true), TunnelId(3));
         assert_eq!(index.index().udp(key(5000)), None);
         assert!(index.check(&spec(5000, 300, false), None).is_ok());
         assert_eq!(index.udp_endpoints().collect::<Vec<_>>(), [(LOCAL, 4028)]);
-        assert!(index.index().has_udp(u32::from(LOCAL)));
-        index.remove(&spec(4028, 1, false));
-        assert!(!index.index().has_udp(u32::from(LOCAL)));
+        let hosts = outer::key(LOCAL.octets(), [192, 0, 2, 1]);
+        assert_eq!(index.index().udp_host(hosts), Some(1));
+        index.remove(&spec(4028, 1, false), TunnelId(1));
+        assert_eq!(index.index().udp_host(hosts), None);
     }
 }

@@ -17,14 +17,17 @@ const CHUNK: usize = 256;
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Live {
-    /// Address, port and generation: 32, 16 and 16 bits. 0: nothing learnt.
+    /// Address, port and generation: 32, 16 and 16 bits. Port 0: nothing learnt.
     endpoint: AtomicU64,
-    /// Generation, MTU, and the second from which a raise may be tried: 16, 16 and 32 bits.
+    /// Generation, MTU, and the second from which a raise may be tried: 16, 16 and 32 bits. MTU 65535:
+    /// nothing learnt.
     path_mtu: AtomicU64,
     /// When the endpoint last changed, nanoseconds.
     changed: AtomicU64,
-    /// When something was last announced, nanoseconds.
+    /// When a packet from elsewhere was last announced, nanoseconds.
     announced: AtomicU64,
+    /// When what a router said was last announced, nanoseconds.
+    reported: AtomicU64,
     /// ICMPv4 errors about the tunnel's packets that were accepted.
     errors: AtomicU64,
 }
@@ -95,82 +98,96 @@ impl PathMtu {
     }
 }
 
+const fn pack_endpoint(generation: u16, endpoint: Endpoint) -> u64 {
+    let [a, b, c, d] = endpoint.address;
+    let [p0, p1] = endpoint.port.to_be_bytes();
+    let [g0, g1] = generation.to_be_bytes();
+    u64::from_be_bytes([a, b, c, d, p0, p1, g0, g1])
+}
+
+const fn unpack_endpoint(word: u64) -> (u16, Endpoint) {
+    let [a, b, c, d, p0, p1, g0, g1] = word.to_be_bytes();
+    let endpoint = Endpoint {
+        address: [a, b, c, d],
+        port: u16::from_be_bytes([p0, p1]),
+    };
+    (u16::from_be_bytes([g0, g1]), endpoint)
+}
+
+fn exchange(word: &AtomicU64, old: u64, new: u64) -> bool {
+    word.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
+}
+
+/// Takes the turn of this second.
+fn paced(stamp: &AtomicU64, now: Ticks) -> bool {
+    let last = stamp.load(Ordering::Relaxed);
+    (last == 0 || now.0.saturating_sub(last) >= ANNOUNCE_EVERY)
+        && exchange(stamp, last, now.0.max(1))
+}
+
 fn seconds_after(now: Ticks, seconds: u64) -> u32 {
     u32::try_from(now.0 / Ticks::PER_SECOND + seconds).unwrap_or(u32::MAX)
 }
 
 impl Live {
     /// Forgets the former owner.
-    pub(crate) fn reset(&self, generation: u16, path_mtu: Option<u16>) {
-        self.endpoint.store(0, Ordering::Relaxed);
-        self.changed.store(0, Ordering::Relaxed);
-        self.announced.store(0, Ordering::Relaxed);
-        self.errors.store(0, Ordering::Relaxed);
-        let word = path_mtu.map_or(0, |mtu| {
+    pub(crate) fn reset(&self, generation: u16, endpoint: Option<Endpoint>, path_mtu: Option<u16>) {
+        let nobody = Endpoint {
+            address: [0; 4],
+            port: 0,
+        };
+        let endpoint = pack_endpoint(generation, endpoint.unwrap_or(nobody));
+        self.endpoint.store(endpoint, Ordering::Relaxed);
+        let path_mtu = PathMtu {
+            generation,
+            mtu: path_mtu.unwrap_or(u16::MAX),
             // told, not measured: its time begins with the first packet
-            PathMtu {
-                generation,
-                mtu,
-                raise_at: 0,
-            }
-            .pack()
-        });
-        self.path_mtu.store(word, Ordering::Relaxed);
+            raise_at: 0,
+        };
+        self.path_mtu.store(path_mtu.pack(), Ordering::Relaxed);
+        for word in [&self.changed, &self.announced, &self.reported, &self.errors] {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The learnt endpoint.
     #[inline]
     pub(crate) fn endpoint(&self, generation: u16) -> Option<Endpoint> {
-        let word = self.endpoint.load(Ordering::Relaxed);
-        let [a, b, c, d, p0, p1, g0, g1] = word.to_be_bytes();
-        (word != 0 && u16::from_be_bytes([g0, g1]) == generation).then_some(Endpoint {
-            address: [a, b, c, d],
-            port: u16::from_be_bytes([p0, p1]),
-        })
+        let (of, endpoint) = unpack_endpoint(self.endpoint.load(Ordering::Relaxed));
+        (of == generation && endpoint.port != 0).then_some(endpoint)
     }
 
     /// Adopts an endpoint, unless it changed too recently. `false`: not adopted.
     pub(crate) fn adopt(&self, generation: u16, endpoint: Endpoint, now: Ticks) -> bool {
+        let word = self.endpoint.load(Ordering::Relaxed);
+        if unpack_endpoint(word).0 != generation {
+            return false;
+        }
         let changed = self.changed.load(Ordering::Relaxed);
         if changed != 0 && now.0.saturating_sub(changed) < HOLD_DOWN {
             return false;
         }
         // of two workers only one moves the peer
-        let claimed = self.changed.compare_exchange(
-            changed,
-            now.0.max(1),
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if claimed.is_err() {
-            return false;
-        }
-        let [a, b, c, d] = endpoint.address;
-        let [p0, p1] = endpoint.port.to_be_bytes();
-        let [g0, g1] = generation.to_be_bytes();
-        let word = u64::from_be_bytes([a, b, c, d, p0, p1, g0, g1]);
-        self.endpoint.store(word, Ordering::Relaxed);
-        true
+        exchange(&self.changed, changed, now.0.max(1))
+            && exchange(&self.endpoint, word, pack_endpoint(generation, endpoint))
     }
 
-    /// Whether something about this tunnel may be announced now.
+    /// Whether a packet from elsewhere may be announced now.
     pub(crate) fn may_announce(&self, now: Ticks) -> bool {
-        let last = self.announced.load(Ordering::Relaxed);
-        if last != 0 && now.0.saturating_sub(last) < ANNOUNCE_EVERY {
-            return false;
-        }
-        self.announced
-            .compare_exchange(last, now.0.max(1), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        paced(&self.announced, now)
+    }
+
+    /// Whether something a router said may be announced now. Apart from the other, or a forger of
+    /// ICMPv4 errors could keep a peer from being moved.
+    pub(crate) fn may_report(&self, now: Ticks) -> bool {
+        paced(&self.reported, now)
     }
 
     /// The path MTU now, raised a step if it is old enough; `None` when nothing below `link` is known.
     #[inline]
     pub(crate) fn path_mtu(&self, generation: u16, link: u16, now: Ticks) -> Option<u16> {
         let word = self.path_mtu.load(Ordering::Relaxed);
-        if word == 0 {
-            return None;
-        }
         let known = PathMtu::unpack(word);
         if known.generation != generation || known.mtu >= link {
             return None;
@@ -194,9 +211,7 @@ impl Live {
             ..known
         };
         // another worker may have been faster: then its value counts from the next packet on
-        _ = self
-            .path_mtu
-            .compare_exchange(word, next.pack(), Ordering::Relaxed, Ordering::Relaxed);
+        _ = exchange(&self.path_mtu, word, next.pack());
         (mtu < link).then_some(mtu)
     }
 
@@ -204,12 +219,7 @@ impl Live {
     pub(crate) fn lower(&self, generation: u16, reported: u16, link: u16, now: Ticks) -> bool {
         let word = self.path_mtu.load(Ordering::Relaxed);
         let known = PathMtu::unpack(word);
-        let current = if word != 0 && known.generation == generation {
-            known.mtu.min(link)
-        } else {
-            link
-        };
-        if reported >= current {
+        if known.generation != generation || reported >= known.mtu.min(link) {
             return false;
         }
         let next = PathMtu {
@@ -217,16 +227,14 @@ impl Live {
             mtu: reported,
             raise_at: seconds_after(now, FIRST_RAISE),
         };
-        self.path_mtu
-            .compare_exchange(word, next.pack(), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        exchange(&self.path_mtu, word, next.pack())
     }
 
     /// The estimate for whoever asks, without raising it.
     pub(crate) fn estimate(&self, generation: u16) -> Option<u16> {
         let word = self.path_mtu.load(Ordering::Relaxed);
         let known = PathMtu::unpack(word);
-        (word != 0 && known.generation == generation).then_some(known.mtu)
+        (known.generation == generation && known.mtu != u16::MAX).then_some(known.mtu)
     }
 
     pub(crate) fn count_error(&self) {
@@ -291,6 +299,7 @@ mod tests {
     #[test]
     fn a_lowered_path_mtu_is_not_raised_for_ten_minutes_and_then_in_steps() {
         let live = Live::default();
+        live.reset(1, None, None);
         assert_eq!(live.path_mtu(1, 1500, at(1000)), None);
         assert!(live.lower(1, 1000, 1500, at(1000)));
         assert!(!live.lower(1, 1000, 1500, at(1000)), "the same again");
@@ -311,6 +320,7 @@ mod tests {
     #[test]
     fn an_endpoint_moves_once_in_ten_seconds() {
         let live = Live::default();
+        live.reset(3, None, None);
         let here = Endpoint {
             address: [192, 0, 2, 1],
             port: 1000,
@@ -327,14 +337,24 @@ mod tests {
 
     #[test]
     fn a_new_owner_starts_anew() {
+        let here = Endpoint {
+            address: [192, 0, 2, 1],
+            port: 1000,
+        };
         let live = Live::default();
+        live.reset(1, None, None);
         assert!(live.lower(1, 1000, 1500, at(1)));
-        live.reset(2, Some(1400));
+        assert!(live.adopt(1, here, at(1)));
+        live.reset(2, None, Some(1400));
         assert_eq!(live.path_mtu(1, 1500, at(2)), None);
         assert_eq!(live.path_mtu(2, 1500, at(2)), Some(1400));
-        // a worker with the old snapshot
-        assert!(live.lower(1, 900, 1500, at(2)));
-        assert_eq!(live.path_mtu(2, 1500, at(2)), None);
+        assert_eq!(live.endpoint(2), None);
+        // a worker with the old snapshot teaches nothing, and takes no time from the new owner
+        assert!(!live.lower(1, 900, 1500, at(2)) && !live.adopt(1, here, at(20)));
+        assert_eq!(live.path_mtu(2, 1500, at(2)), Some(1400));
+        assert!(live.adopt(2, here, at(20)));
+        live.reset(3, live.endpoint(2), None);
+        assert_eq!(live.endpoint(3), Some(here));
     }
 
     #[test]

@@ -123,7 +123,8 @@ fn solicitations_are_answered_or_refused_by_the_book() {
     assert_eq!(totals.drops, [(DropReason::NdInvalid, 6)]);
     let stranger = solicitation("fe80::9", own, "fe80::1234", 255, &[]);
     let sent = relay.tunnelled(REMOTE_A, &stranger);
-    assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6DstInvalid));
+    // with a link-local source only what concerns this link is looked at
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6SrcScope));
 }
 
 #[test]

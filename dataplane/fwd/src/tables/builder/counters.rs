@@ -62,7 +62,7 @@ impl TablesBuilder {
         totals
     }
 
-    /// Counters never go back: the next tunnel of this id starts from here.
+    /// Counters never go back: a tunnel that gets a used id starts from here.
     pub(super) fn set_baseline(&mut self, id: TunnelId) {
         let totals = self.raw_counters(id);
         if totals == TunnelTotals::default() {

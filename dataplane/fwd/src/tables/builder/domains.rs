@@ -96,10 +96,12 @@ impl TablesBuilder {
         {
             *slot = None;
         }
+        if self.domain_specs.is_empty() {
+            self.domains = Arc::default();
+        }
         self.records.set(id.index(), TunnelRecord::FREE);
-        self.set_baseline(id);
         self.index_domains();
-        self.free_tunnels.push(id.0);
+        self.free_tunnels.give(id.0);
         Ok(())
     }
 

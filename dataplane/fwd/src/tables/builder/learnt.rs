@@ -13,22 +13,22 @@ impl TablesBuilder {
         if !learns(spec) {
             return (NO_SIDE, 0);
         }
-        let slot = self.free_live.pop().unwrap_or_else(|| {
+        let slot = self.free_live.take().unwrap_or_else(|| {
             self.generations.push(0);
             u32::try_from(self.generations.len() - 1).unwrap_or(NO_SIDE)
         });
         self.live.reserve(slot);
-        (slot, self.renew(slot, spec))
+        (slot, self.renew(slot, None, spec.path_mtu))
     }
 
-    /// Begins a slot anew.
-    fn renew(&mut self, slot: u32, spec: &TunnelSpec) -> u16 {
+    /// Begins a slot anew, with what is still true.
+    fn renew(&mut self, slot: u32, endpoint: Option<Endpoint>, path_mtu: Option<u16>) -> u16 {
         let Some(generation) = self.generations.get_mut(slot as usize) else {
             return 0;
         };
         *generation = generation.wrapping_add(1);
         if let Some(live) = self.live.get(slot) {
-            live.reset(*generation, spec.path_mtu);
+            live.reset(*generation, endpoint, path_mtu);
         }
         *generation
     }
@@ -48,18 +48,23 @@ impl TablesBuilder {
             self.free_side(id);
             return self.new_side(new);
         }
-        if same_far_end(old, new) {
-            (side, generation)
-        } else {
-            (side, self.renew(side, new))
+        let (endpoint_stays, path_stays) = (same_endpoint(old, new), same_path(old, new));
+        if endpoint_stays && path_stays {
+            return (side, generation);
         }
+        let live = self.live.get(side);
+        let endpoint = live.and_then(|l| l.endpoint(generation));
+        let path_mtu = live.and_then(|l| l.estimate(generation));
+        let path_mtu = if path_stays { path_mtu } else { new.path_mtu };
+        let endpoint = endpoint.filter(|_| endpoint_stays);
+        (side, self.renew(side, endpoint, path_mtu))
     }
 
     pub(super) fn free_side(&mut self, id: TunnelId) {
         if let Some(record) = self.records.get(id.index())
             && record.side != NO_SIDE
         {
-            self.free_live.push(record.side);
+            self.free_live.give(record.side);
         }
     }
 
@@ -100,12 +105,18 @@ const fn learns(spec: &TunnelSpec) -> bool {
     matches!(spec.encap, EncapKind::Udp(_)) || matches!(spec.mtu_mode, MtuMode::Dynamic)
 }
 
-fn same_far_end(old: &TunnelSpec, new: &TunnelSpec) -> bool {
-    let ports = |spec: &TunnelSpec| match spec.encap {
+/// Whether what was learnt of the peer still holds. A change of the policy takes it back, so that an
+/// operator can undo a move.
+fn same_endpoint(old: &TunnelSpec, new: &TunnelSpec) -> bool {
+    let udp = |spec: &TunnelSpec| match spec.encap {
         EncapKind::SixInFour => None,
-        EncapKind::Udp(udp) => Some((udp.local_port, udp.remote_port)),
+        EncapKind::Udp(udp) => Some((udp.local_port, udp.remote_port, udp.rebind)),
     };
+    (old.local, old.remote) == (new.local, new.remote) && udp(old) == udp(new)
+}
+
+/// Whether what was learnt of the path still holds.
+fn same_path(old: &TunnelSpec, new: &TunnelSpec) -> bool {
     (old.local, old.remote, old.mtu_mode, old.path_mtu)
         == (new.local, new.remote, new.mtu_mode, new.path_mtu)
-        && ports(old) == ports(new)
 }

@@ -40,6 +40,31 @@ struct Extra {
 /// Routes to one prefix, by [`RouteSource`].
 type Sources = [Option<Route>; 3];
 
+/// Numbers that nobody has any more. They rest for two snapshots before somebody gets them: a worker
+/// with an older snapshot may still count and teach under them.
+#[derive(Debug, Default)]
+struct Freed {
+    ready: Vec<u32>,
+    resting: Vec<u32>,
+    fresh: Vec<u32>,
+}
+
+impl Freed {
+    fn give(&mut self, number: u32) {
+        self.fresh.push(number);
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        self.ready.pop()
+    }
+
+    /// A snapshot was taken.
+    fn age(&mut self) {
+        self.ready.append(&mut self.resting);
+        std::mem::swap(&mut self.resting, &mut self.fresh);
+    }
+}
+
 /// Builds [`Tables`]. Not for the packet path: it allocates, and one thread owns it.
 ///
 /// Every change either happens whole or is refused with a [`TableError`].
@@ -57,14 +82,14 @@ pub struct TablesBuilder {
     live: LiveTable,
     /// Generation of each slot of `live`.
     generations: Vec<u16>,
-    free_live: Vec<u32>,
+    free_live: Freed,
     domains: Arc<Vec<Option<DomainRecord>>>,
     domain_specs: HashMap<u32, DomainSpec>,
     broadcasts: Arc<Vec<u32>>,
     tunnels: usize,
     extras: HashMap<u32, Box<Extra>>,
     baselines: HashMap<u32, TunnelTotals>,
-    free_tunnels: Vec<u32>,
+    free_tunnels: Freed,
     next_tunnel: u32,
     hops: Vec<Option<NextHop>>,
     free_hops: Vec<u32>,
@@ -98,14 +123,14 @@ impl TablesBuilder {
             next_hops: CowVec::new(),
             live: LiveTable::new(),
             generations: Vec::new(),
-            free_live: Vec::new(),
+            free_live: Freed::default(),
             domains: Arc::new(Vec::new()),
             domain_specs: HashMap::new(),
             broadcasts: Arc::new(Vec::new()),
             tunnels: 0,
             extras: HashMap::new(),
             baselines: HashMap::new(),
-            free_tunnels: Vec::new(),
+            free_tunnels: Freed::default(),
             next_tunnel: 0,
             hops: Vec::new(),
             free_hops: Vec::new(),
@@ -121,6 +146,8 @@ impl TablesBuilder {
     /// The tables as they are now. Costs a few thousand reference counts, not a copy.
     #[must_use]
     pub fn snapshot(&mut self) -> Arc<Tables> {
+        self.free_tunnels.age();
+        self.free_live.age();
         let mut local_v4: Vec<u32> = self.locals.keys().map(|a| u32::from(*a)).collect();
         local_v4.sort_unstable();
         Arc::new(Tables {

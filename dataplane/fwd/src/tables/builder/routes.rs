@@ -47,7 +47,10 @@ impl TablesBuilder {
         }
         if let Some(Route::Tunnel(id) | Route::Domain(id)) = had {
             if let Some(prefixes) = self.tunnel_routes.get_mut(&id.0) {
-                prefixes.retain(|p| *p != prefix);
+                // two sources may say the same
+                if let Some(at) = prefixes.iter().position(|p| *p == prefix) {
+                    prefixes.swap_remove(at);
+                }
             }
             self.covering.remove(prefix);
             self.covering_changed = true;

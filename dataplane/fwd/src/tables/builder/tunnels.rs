@@ -52,7 +52,7 @@ impl TablesBuilder {
 
     /// A free id, with room for what belongs to it.
     pub(super) fn take_id(&mut self) -> TunnelId {
-        let id = TunnelId(self.free_tunnels.pop().unwrap_or_else(|| {
+        let id = TunnelId(self.free_tunnels.take().unwrap_or_else(|| {
             self.next_tunnel += 1;
             self.next_tunnel - 1
         }));
@@ -60,6 +60,7 @@ impl TablesBuilder {
         for counters in Arc::make_mut(&mut self.counters) {
             counters.reserve(id.index());
         }
+        self.set_baseline(id);
         id
     }
 
@@ -103,9 +104,9 @@ impl TablesBuilder {
         if old == *spec {
             return Ok(());
         }
-        self.validate(spec, Some(id))?;
+        self.validate(spec, Some((id, &old)))?;
         if !same_key(&old, spec) {
-            self.index.remove(&old);
+            self.index.remove(&old, id);
             self.index.insert(spec, id);
         }
         self.add_local(spec.local, is_proto41(spec));
@@ -132,7 +133,7 @@ impl TablesBuilder {
     pub fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), TableError> {
         let spec = self.tunnel(id).ok_or(TableError::NoSuchTunnel)?;
         self.remove_routes_into(id);
-        self.index.remove(&spec);
+        self.index.remove(&spec, id);
         self.release_local(spec.local, is_proto41(&spec));
         for (prefix, target) in claimed(&spec) {
             self.release(prefix, target(id));
@@ -143,9 +144,8 @@ impl TablesBuilder {
         if self.link_locals.get(id.index()).is_some_and(|a| *a != 0) {
             self.link_locals.set(id.index(), 0);
         }
-        self.set_baseline(id);
         self.tunnels -= 1;
-        self.free_tunnels.push(id.0);
+        self.free_tunnels.give(id.0);
         Ok(())
     }
 
@@ -283,9 +283,14 @@ impl TablesBuilder {
         }
     }
 
-    fn validate(&self, spec: &TunnelSpec, own: Option<TunnelId>) -> Result<(), TableError> {
+    fn validate(
+        &self,
+        spec: &TunnelSpec,
+        own: Option<(TunnelId, &TunnelSpec)>,
+    ) -> Result<(), TableError> {
         check_fields(spec)?;
         self.index.check(spec, own)?;
+        let own = own.map(|(id, _)| id);
         for (at, (prefix, _)) in claimed(spec).enumerate() {
             if claimed(spec).skip(at + 1).any(|(other, _)| other == prefix) {
                 return Err(TableError::PrefixRepeated { prefix });
@@ -333,8 +338,8 @@ fn same_key(a: &TunnelSpec, b: &TunnelSpec) -> bool {
         && match (a.encap, b.encap) {
             (EncapKind::SixInFour, EncapKind::SixInFour) => a.remote == b.remote,
             (EncapKind::Udp(x), EncapKind::Udp(y)) => {
-                (x.local_port, x.shared) == (y.local_port, y.shared)
-                    && (!x.shared || (a.remote, x.remote_port) == (b.remote, y.remote_port))
+                (a.remote, x.local_port, x.shared) == (b.remote, y.local_port, y.shared)
+                    && (!x.shared || x.remote_port == y.remote_port)
             }
             _ => false,
         }
