@@ -52,11 +52,18 @@ pub(crate) fn own_address(
             let otherwise = DropReason::V6DstInvalid;
             solicitation(context, packet, span, origin, dst, otherwise).map(Some)
         }
-        Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if answers => {
+        // The host may have asked from its own address; our probes go out from others.
+        Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT)
+            if answers && !(target == Target::Local && has_host_port(context.tables)) =>
+        {
             Err(DropReason::ProbeReply.into())
         }
         _ => deliver(context, packet, span).map(Some),
     }
+}
+
+fn has_host_port(tables: &Tables) -> bool {
+    tables.settings().host_port.is_some()
 }
 
 fn answers_in_domain(tables: &Tables, id: TunnelId, dst: u128) -> bool {

@@ -245,3 +245,31 @@ pub(crate) struct Nobody;
 impl Publish for Nobody {
     fn publish(&self, _tables: Arc<Tables>, _news: News<'_>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_dedicated_unless_the_host_has_it() {
+        let [shared, own, udp] = [1, 2, 3].map(|last| Ipv4Addr::new(198, 51, 100, last));
+        let wanted = Wanted {
+            steered: Steered {
+                proto41: [shared, own].into(),
+                udp: [(shared, 4028), (udp, 4028), (udp, 4029)].into(),
+                ..Steered::default()
+            },
+            hosts_v4: [shared].into(),
+            ..Wanted::default()
+        };
+        let seen: Vec<_> = wanted
+            .addresses()
+            .into_iter()
+            .map(|(address, of)| (address, of.proto41, of.dedicated))
+            .collect();
+        assert_eq!(
+            seen,
+            [(shared, true, false), (own, true, true), (udp, false, true)]
+        );
+    }
+}

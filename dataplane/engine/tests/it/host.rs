@@ -104,6 +104,32 @@ fn the_host_is_told_of_errors_about_its_packets() {
 }
 
 #[test]
+fn the_host_hears_who_answers_its_ping() {
+    let mut world = world(8, PuntConfig::default());
+    let router = world.control.tables.settings().router_address;
+    let reply = {
+        let mut packet = inner(USER, router, 64, 16);
+        packet[6] = 58;
+        packet[40..42].copy_from_slice(&[129, 0]);
+        packet
+    };
+    assert!(world.v4.push(&tunnelled(REMOTE, &reply)));
+    world.worker.turn(Ticks(1));
+    let counters = world.engine.counters[0].snapshot();
+    assert_eq!(counters.drops_for(DropReason::ProbeReply).packets, 1);
+
+    // As soon as the address is the host's too, the reply is for it.
+    let prefix = Ipv6Prefix::new(router, 128).unwrap();
+    let tables = &mut world.control.tables;
+    tables.set_route6(prefix, RouteSource::Kernel, Route::Local);
+    let snapshot = tables.snapshot();
+    world.engine.publisher.store(snapshot);
+    assert!(world.v4.push(&tunnelled(REMOTE, &reply)));
+    world.worker.turn(Ticks(2));
+    assert_eq!(host(&mut world).pop().unwrap().bytes(), reply);
+}
+
+#[test]
 fn neither_the_host_nor_punts_starve_the_other() {
     let punts = PuntConfig {
         buffers: 4,

@@ -266,6 +266,7 @@ impl Api {
                 reinjected: slow.reinjected(),
                 delivered: slow.delivered(),
                 held: slow.held(),
+                merged: slow.merged(),
                 drops: DropReason::ALL
                     .iter()
                     .map(|reason| (reason, slow.drops_for(*reason)))

@@ -57,7 +57,7 @@ pub(super) fn host_port(
 pub(super) fn reassembly(raw: &RawReassembly, findings: &mut Findings<'_>) -> ReassemblyConfig {
     let key = |field: &str| format!("reassembly.{field}");
     let contexts = within(&key("contexts"), &raw.contexts, 1024, 1..=65_536, findings);
-    let per_source = within(&key("per_source"), &raw.per_source, 4, 1..=1024, findings);
+    let per_source = within(&key("per_source"), &raw.per_source, 4, 1..=64, findings);
     if per_source > contexts {
         let message = format!("{per_source} of one source, but only {contexts} of all");
         findings.error(&key("per_source"), place(&raw.per_source), message);

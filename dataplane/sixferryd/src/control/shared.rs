@@ -203,3 +203,28 @@ impl Shared {
         self.woken.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_told_apart_in_any_order() {
+        let at = |last: u8, port| (Ipv4Addr::new(192, 0, 2, last), port);
+        let print = |list: &[_]| fingerprint(list.iter().copied());
+        let all: Vec<_> = (1..=4)
+            .flat_map(|last| (4000..4100).map(move |port| at(last, port)))
+            .collect();
+        let mut shuffled = all.clone();
+        shuffled.reverse();
+        assert_eq!(print(&all), print(&shuffled));
+        let mut seen = std::collections::HashSet::from([print(&all), print(&[])]);
+        for i in 0..all.len() {
+            let mut moved = all.clone();
+            moved[i].1 += 1000;
+            assert!(seen.insert(print(&moved)));
+            moved.swap_remove(i);
+            assert!(seen.insert(print(&moved)));
+        }
+    }
+}

@@ -266,8 +266,13 @@ impl Metrics {
         out.counter("slow_path_delivered_packets", "Delivered", slow.delivered())?;
         out.gauge(
             "slow_path_held_packets",
-            "Waiting for a next hop",
+            "Waiting for a next hop, or for the rest of their datagram",
             slow.held(),
+        )?;
+        out.counter(
+            "slow_path_merged_packets",
+            "Fragments that became part of a datagram",
+            slow.merged(),
         )?;
         let drops = DropReason::ALL
             .iter()

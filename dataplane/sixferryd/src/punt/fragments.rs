@@ -97,13 +97,11 @@ impl Fragments {
     ) {
         let link_len = link_len(frame, egress.ethernet);
         let (link, packet) = frame.split_at_checked(link_len).unwrap_or((&[], frame));
-        let (head, room) = self.piece.split_at_mut(link.len());
-        head.copy_from_slice(link);
         let kind = InjectKind::Transmit { port: egress.port };
         let mut refused = 0;
         let mut pieces: Vec<Vec<u8>> = Vec::new();
-        let cut = fragment(packet, egress.mtu.into(), room, |piece| {
-            pieces.push([head.as_ref(), piece].concat());
+        let cut = fragment(packet, egress.mtu.into(), &mut *self.piece, |piece| {
+            pieces.push([link, piece].concat());
         });
         for piece in &pieces {
             refused += usize::from(injector.inject(meta.worker, piece, kind).is_err());

@@ -6,6 +6,7 @@ mod control;
 mod crossed;
 mod guest;
 mod host;
+mod host_port;
 mod interop;
 mod modes;
 mod next_hop;
