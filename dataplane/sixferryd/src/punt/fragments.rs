@@ -103,7 +103,7 @@ impl Fragments {
         let mut refused = 0;
         let mut pieces: Vec<Vec<u8>> = Vec::new();
         let cut = fragment(packet, egress.mtu.into(), room, |piece| {
-            pieces.push([head.as_ref(), piece].concat());
+            pieces.push([head, piece].concat());
         });
         for piece in &pieces {
             refused += usize::from(injector.inject(meta.worker, piece, kind).is_err());
