@@ -58,6 +58,7 @@ fn text(status: &Status) -> String {
             format!("{}, idle policy {}", info.worker_count, info.idle_policy),
         )
         .add("Tunnels", info.tunnel_count.to_string())
+        .add("Domains", info.domain_count.to_string())
         .add("API routes", info.route_count.to_string())
         .add(
             "Memory",
@@ -143,6 +144,7 @@ Dataplane      sixferryd 0.1.0, up 2 h 2 min, pid 4711
 Configuration  /etc/sixferry/dataplane.toml
 Workers        1, idle policy poll
 Tunnels        12
+Domains        0
 API routes     0
 Memory         64.0 MiB, tables 512 B
 Received       50.0k packets, 5.00 MB

@@ -256,8 +256,9 @@ async fn entries_that_may_not_be_applied_twice_are_not_sent_twice() {
 async fn a_silent_dataplane_runs_into_the_deadline() {
     let f = start();
     f.server.state.lock().silent = true;
+    // Short enough to wait for, long enough for what is answered on a machine that is busy.
     let options = Options {
-        timeout: Duration::from_millis(100),
+        timeout: Duration::from_secs(2),
     };
     let client = Client::connect(&Target::Unix(f.path.clone()), &options)
         .await
@@ -274,10 +275,10 @@ async fn a_silent_dataplane_runs_into_the_deadline() {
         .program_tunnels(upserts(1), &once, |_| {})
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), "ProgramTunnels: no answer within 0.1 s");
+    assert_eq!(error.to_string(), "ProgramTunnels: no answer within 2 s");
     let key = TunnelKey::Inner(std::net::Ipv6Addr::LOCALHOST);
     let error = client.lookup_tunnel(key).await.unwrap_err();
-    assert_eq!(error.to_string(), "LookupTunnel: no answer within 0.1 s");
+    assert_eq!(error.to_string(), "LookupTunnel: no answer within 2 s");
 }
 
 #[tokio::test]

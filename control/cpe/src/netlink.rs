@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
 };
@@ -78,9 +79,14 @@ impl Netlink {
             .await?;
         let own = Ipv6Net::new(link_local(local), 64).map_err(|e| Error::Config(e.to_string()))?;
         for address in [own].iter().chain(&plan.addresses) {
-            self.handle
-                .address()
-                .add(index, IpAddr::V6(address.addr()), address.prefix_len())
+            let mut request =
+                self.handle
+                    .address()
+                    .add(index, IpAddr::V6(address.addr()), address.prefix_len());
+            // A TUN device has nobody to ask, but without the flag the address cannot be used until
+            // the kernel's worker has found that out, some time after this call.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            request
                 .execute()
                 .await
                 .map_err(|e| failed(format!("add address {address}"), &e))?;

@@ -246,6 +246,71 @@ fn carries_packets_counts_drops_and_leaves_nothing_behind() {
 
 #[test]
 #[ignore = "needs root"]
+fn udp_carries_packets_and_believes_one_endpoint() {
+    let wire = Wire::new("udp");
+    let end = |namespace: &str, own: (&str, u16, &str), other: (&str, u16), more: &str| {
+        let args = format!(
+            "udp --local {} --local-port {} --remote {}:{} --address {}/64 --route default \
+             --json {more}",
+            own.0, own.1, other.0, other.1, own.2
+        );
+        Cpe::start(&wire, namespace, &args)
+    };
+    let (left_end, right_end) = ((LEFT, 4028), (RIGHT, 40_000));
+    let quiet = "--no-keepalive";
+    let left = end(&wire.left, (LEFT, 4028, LEFT_V6), right_end, quiet);
+    let right = end(&wire.right, (RIGHT, 40_000, RIGHT_V6), left_end, "");
+    let (a, b) = (udp(&wire.left, LEFT_V6), udp(&wire.right, RIGHT_V6));
+    let full = vec![0x5a; 1280 - 48];
+    let mut buffer = [0; 2048];
+    a.send_to(&full, (RIGHT_V6, 9000)).expect("sent");
+    let (len, from) = b.recv_from(&mut buffer).expect("it arrives");
+    assert_eq!(&buffer[..len], &full[..]);
+    b.send_to(b"back", from).expect("sent");
+    assert_eq!(a.recv(&mut buffer).expect("it arrives"), 4);
+
+    // A stranger, and garbage from the right endpoint's host but another port.
+    let stranger = within(&wire.right, || UdpSocket::bind((RIGHT, 0))).expect("bound");
+    stranger.send_to(&[0x60; 60], left_end).expect("sent");
+    let counters = left.counters(|c| c["drops"]["UDP_REMOTE_MISMATCH"] == 1);
+    assert_eq!(counters["keepalives_sent"], 0, "{counters}");
+    assert_eq!(
+        counters["keepalives_received"], 1,
+        "the first comes at once: {counters}"
+    );
+    right.stop(Signal::TERM);
+    left.stop(Signal::TERM);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn automatic_ends_find_each_other_by_their_addresses() {
+    let wire = Wire::new("auto");
+    // Both in a 6rd domain whose border relay is nobody: they speak directly.
+    let start = |namespace: &str, local: &str| {
+        let args = format!(
+            "6rd --local {local} --remote 192.0.2.254 --prefix 2001:db8:4000::/40 \
+             --v4-common 192.0.2.0/24 --route 2001:db8:4000::/40 --json"
+        );
+        Cpe::start(&wire, namespace, &args)
+    };
+    let (left, right) = (start(&wire.left, LEFT), start(&wire.right, RIGHT));
+    let a = udp(&wire.left, "2001:db8:4001::1");
+    let b = udp(&wire.right, "2001:db8:4002::1");
+    let mut buffer = [0; 64];
+    a.send_to(b"there", ("2001:db8:4002::1", 9000))
+        .expect("sent");
+    let (len, from) = b.recv_from(&mut buffer).expect("it arrives");
+    assert_eq!(
+        (&buffer[..len], from.ip().to_string()),
+        (&b"there"[..], "2001:db8:4001::1".into())
+    );
+    right.stop(Signal::TERM);
+    left.stop(Signal::TERM);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn errors_are_one_line_and_exit_code_2() {
     let wire = Wire::new("err");
     let refused = |args: &str| {
@@ -283,6 +348,15 @@ fn errors_are_one_line_and_exit_code_2() {
         "6in4 --local {LEFT} {tail} --route 2001:db8::/32 --route 2001:db8::/32"
     ));
     assert!(text.contains("add route 2001:db8::/32"), "{text}");
+    let text = refused(&format!("6in4 --local {LEFT} --remote {RIGHT}"));
+    assert!(text.contains("--address is missing"), "{text}");
+    let domain = format!("6rd --local {LEFT} --remote {RIGHT} --prefix 2001:db8::/32");
+    let text = refused(&format!("{domain} --v4-common 10.0.0.0/8"));
+    assert!(text.contains("is not in the domain"), "{text}");
+    let text = refused(&format!(
+        "6rd --local {LEFT} --remote {RIGHT} --prefix 2001:db8::/48"
+    ));
+    assert!(text.contains("make no 6rd domain"), "{text}");
     let links = ip_ok(&format!("-n {} link show type tun", wire.left));
     assert_eq!(links.trim(), "", "a device was left behind");
 }

@@ -21,7 +21,7 @@ const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 
 pub(super) fn checks(system: &System, settings: &Settings, daemon: &Daemon) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         kernel(system),
         af_xdp(system),
         jit(system),
@@ -29,7 +29,9 @@ pub(super) fn checks(system: &System, settings: &Settings, daemon: &Daemon) -> V
         memlock(system, settings, daemon),
         tools(system),
         tun(system),
-    ]
+    ];
+    checks.extend(host_port(system, settings, daemon));
+    checks
 }
 
 fn kernel(system: &System) -> Check {
@@ -176,6 +178,31 @@ fn tools(system: &System) -> Check {
     )
 }
 
+/// The TUN device of the host's own traffic; nothing to say if there is to be none.
+fn host_port(system: &System, settings: &Settings, daemon: &Daemon) -> Option<Check> {
+    let name = settings.host_port.as_ref()?;
+    let class = format!("/sys/class/net/{name}");
+    if !system.path("/dev/net/tun").exists() {
+        return Some(Check::fail(
+            "host port",
+            format!("{name} is configured, and there is no /dev/net/tun"),
+            "modprobe tun, or set enabled = false in [host_port]",
+        ));
+    }
+    // Ours goes with the daemon, so without it any interface of that name is somebody else's.
+    let exists = system.path(&class).exists();
+    let is_tun = system.path(format!("{class}/tun_flags")).exists();
+    if exists && !(is_tun && daemon.info.is_some()) {
+        return Some(Check::fail(
+            "host port",
+            format!("{name} is configured, and another interface has that name"),
+            "give it another name in [host_port]",
+        ));
+    }
+    let state = if exists { "exists" } else { "can be created" };
+    Some(Check::ok("host port", format!("{name} {state}")))
+}
+
 fn tun(system: &System) -> Check {
     if system.path("/dev/net/tun").exists() {
         return Check::ok("tun", "/dev/net/tun exists");
@@ -222,6 +249,27 @@ mod tests {
     fn statuses(system: &System) -> Vec<(&'static str, Status)> {
         let checks = checks(system, &Settings::default(), &absent());
         checks.into_iter().map(|c| (c.name, c.status)).collect()
+    }
+
+    #[test]
+    fn the_host_port_needs_tun_and_its_name() {
+        let (dir, system) = host("6.18.1\n", "0", "unlimited");
+        let settings = Settings {
+            host_port: Some("sixferry0".into()),
+            ..Settings::default()
+        };
+        let of = |daemon: &Daemon| host_port(&system, &settings, daemon).map(|c| c.status);
+        assert!(host_port(&system, &Settings::default(), &absent()).is_none());
+        assert_eq!(of(&absent()), Some(Status::Ok));
+        write(dir.path(), "sys/class/net/sixferry0/tun_flags", "0x1001\n");
+        assert_eq!(
+            of(&present(Vec::new())),
+            Some(Status::Ok),
+            "the daemon's own"
+        );
+        assert_eq!(of(&absent()), Some(Status::Fail), "left by somebody else");
+        std::fs::remove_file(dir.path().join("dev/net/tun")).unwrap();
+        assert_eq!(of(&present(Vec::new())), Some(Status::Fail));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use super::system::System;
 
 /// Frames per worker unless configured.
 const DEFAULT_FRAMES: u64 = 16_384;
+/// Name of the host port unless configured.
+const DEFAULT_HOST_PORT: &str = "sixferry0";
+const UDP_HEADER_LEN: u64 = 8;
 
 /// The part of the configuration that matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +23,11 @@ pub(super) struct Settings {
     pub(super) workers: u64,
     /// Frames of 2048 bytes per worker.
     pub(super) frames: u64,
-    /// Largest inner MTU of the configured tunnels.
+    /// Largest inner MTU of the configured tunnels and domains, as if all were in protocol 41:
+    /// what UDP adds counts as well.
     pub(super) tunnel_mtu: u64,
+    /// Name of the host port, if it is switched on.
+    pub(super) host_port: Option<String>,
     /// VLANs are named in the configuration.
     pub(super) vlans: bool,
 }
@@ -33,6 +39,7 @@ impl Default for Settings {
             workers: 0,
             frames: DEFAULT_FRAMES,
             tunnel_mtu: 1280,
+            host_port: None,
             vlans: false,
         }
     }
@@ -95,14 +102,25 @@ impl Settings {
             let vlans = port.get("vlans").and_then(Value::as_array);
             vlans.is_some_and(|v| !v.is_empty())
         };
+        let mtu = |section: &Table| {
+            let udp = section.get("encap").and_then(Value::as_str) == Some("udp");
+            Some(number(section.get("mtu"))? + if udp { UDP_HEADER_LEN } else { 0 })
+        };
         let mtu = sections("tunnel")
-            .filter_map(|t| number(t.get("mtu")))
+            .chain(sections("domain"))
+            .filter_map(mtu)
             .max();
+        let host_port = table.get("host_port").and_then(Value::as_table);
+        let host_port = host_port.filter(|h| h.get("enabled") == Some(&Value::Boolean(true)));
         Self {
             ports: sections("port").filter_map(name).collect(),
             workers: worker("count").unwrap_or(0),
             frames: worker("frames").unwrap_or(DEFAULT_FRAMES),
             tunnel_mtu: mtu.unwrap_or(1280).max(1280),
+            host_port: host_port.map(|h| {
+                let name = h.get("name").and_then(Value::as_str);
+                name.unwrap_or(DEFAULT_HOST_PORT).to_owned()
+            }),
             vlans: sections("port").any(named_vlans),
         }
     }
@@ -124,13 +142,16 @@ mod tests {
         let (settings, check) = read(
             "[worker]\ncount = 2\nframes = 4096\n\
              [[port]]\nname = \"eth0\"\nvlans = [7]\n[[port]]\nname = \"eth1\"\n\
-             [[tunnel]]\nid = \"a\"\nmtu = 1480\n[[tunnel]]\nid = \"b\"\n",
+             [[tunnel]]\nid = \"a\"\nmtu = 1400\n[[tunnel]]\nid = \"b\"\n\
+             [[tunnel]]\nid = \"u\"\nencap = \"udp\"\nmtu = 1472\n\
+             [[domain]]\nid = \"d\"\nmtu = 1300\n[host_port]\nenabled = true\n",
         );
         let expected = Settings {
             ports: vec!["eth0".into(), "eth1".into()],
             workers: 2,
             frames: 4096,
             tunnel_mtu: 1480,
+            host_port: Some("sixferry0".into()),
             vlans: true,
         };
         assert_eq!(settings, expected);
