@@ -1,6 +1,7 @@
 /* Traffic source for live frames (BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES): writes the
  * headers of each frame anew, for its page may have been through a device under test before, gives
- * it the addresses of its flow and redirects it out of an interface. */
+ * it the addresses of its flow and redirects it out of an interface. Paced here, since nothing outside
+ * can stop a running call and go on: a frame that is not due yet is dropped. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -9,6 +10,9 @@
 #include <bpf/bpf_helpers.h>
 
 #define HEADER_WORDS 7 /* up to the hop limit of the inner header, the last field relays change */
+#define TICK_SHIFT 6   /* a tick is 1/64 of a nanosecond */
+#define PAUSED (~0ull)
+#define CATCH_UP 2048  /* frames; half of what the rings of the device under test hold */
 
 const volatile __u32 egress;        /* interface index */
 const volatile __u32 tunnelled;     /* 1: 6in4, 0: plain IPv6 */
@@ -23,6 +27,34 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } sent SEC(".maps");
+
+/* Ticks between two frames; 0: as fast as it goes; PAUSED: none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} gap SEC(".maps");
+
+/* When the next frame may go. One program runs, on one CPU. */
+static __u64 due;
+
+/* A generator that lost its CPU for a while catches up, within reason. */
+static __always_inline int is_due(__u64 ticks)
+{
+	if (!ticks)
+		return 1;
+	if (ticks == PAUSED)
+		return 0;
+	__u64 now = bpf_ktime_get_ns() << TICK_SHIFT;
+
+	if (now < due)
+		return 0;
+	if (due + ticks * CATCH_UP < now)
+		due = now - ticks * CATCH_UP;
+	due += ticks;
+	return 1;
+}
 
 /* Bits 80 to 111 of an address: the /48 of the flow. */
 static __always_inline void set_prefix(struct in6_addr *address, __u32 flow)
@@ -39,8 +71,12 @@ int sixferry_generate(struct xdp_md *ctx)
 	__u32 zero = 0;
 	__u64 *number = bpf_map_lookup_elem(&sent, &zero);
 
-	if (!number || data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 8 > end)
+	__u64 *ticks = bpf_map_lookup_elem(&gap, &zero);
+
+	if (!number || !ticks || data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 8 > end)
 		return XDP_ABORTED;
+	if (!is_due(*ticks))
+		return XDP_DROP;
 	/* an odd multiplier visits every flow, in an order no prefetcher follows */
 	__u32 flow = ((__u32)(*number)++ * 2654435761u >> 7) & flow_mask;
 	__u64 *words = data;

@@ -3,17 +3,21 @@
 #![forbid(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sixferry_bench::e2e::generator::{self, Traffic};
-use sixferry_bench::e2e::lab::{Lab, Place};
+use serde::Serialize;
+use sixferry_bench::e2e::controller::{self, Job};
+use sixferry_bench::e2e::generator::{self, Seat, Traffic};
+use sixferry_bench::e2e::lab::{self, Lab, Place};
 use sixferry_bench::e2e::reference::{self, Work};
 use sixferry_bench::e2e::report::{Pair, Report};
 use sixferry_bench::e2e::trial::{self, Device, Plan, Test, Trial};
-use sixferry_bench::e2e::{Context, Error, sink};
+use sixferry_bench::e2e::{Context, Error, resync, sink};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Tries of a trial in which the generator lacks CPU time.
+/// The test that is none of the rounds.
+const RESYNC: &str = "resync";
+/// Tries of a trial in which generator or device lack CPU time.
 const ATTEMPTS: usize = 3;
 
 /// Packets per second end to end. Needs root and two CPUs; traffic stays in namespaces of its own.
@@ -46,7 +50,10 @@ struct Bench {
     /// Where the figures go, as JSON
     #[arg(long, default_value = "target/bench/e2e.json")]
     json: PathBuf,
-    /// Run only these tests
+    /// How often a control process dies and another re-syncs all tunnels
+    #[arg(long, default_value_t = 2)]
+    events: u32,
+    /// Run only these tests; `resync` is the one with a control process under traffic
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -65,6 +72,20 @@ enum Role {
         frame_len: usize,
         #[arg(long)]
         cpu: usize,
+        #[arg(long, allow_hyphen_values = true)]
+        nice: i32,
+    },
+    #[command(hide = true)]
+    Controller {
+        socket: PathBuf,
+        #[arg(long)]
+        tunnels: u32,
+        #[arg(long)]
+        changed: Option<u32>,
+        #[arg(long)]
+        cpu: Option<usize>,
+        #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
+        nice: i32,
     },
     #[command(hide = true)]
     Sink { interface: String },
@@ -183,7 +204,11 @@ const PAIRS: [Pair; 8] = {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.role {
-        None => bench(&cli.bench),
+        None => match bench(&cli.bench) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Some(Role::Sink { interface }) => sink::run(&interface),
         Some(Role::Reference {
             work,
@@ -196,13 +221,28 @@ fn main() -> ExitCode {
             flows,
             frame_len,
             cpu,
+            nice,
         }) => {
             let traffic = Traffic {
                 tunnelled: matches!(kind, Kind::SixInFour),
                 flows,
                 frame_len,
             };
-            generator::run(&interface, &traffic, cpu)
+            generator::run(&interface, &traffic, Seat { cpu, nice })
+        }
+        Some(Role::Controller {
+            socket,
+            tunnels,
+            changed,
+            cpu,
+            nice,
+        }) => {
+            let job = Job {
+                tunnels,
+                changed,
+                seat: cpu.map(|cpu| Seat { cpu, nice }),
+            };
+            controller::run(&socket, job)
         }
     };
     match outcome {
@@ -214,7 +254,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(args: &Bench) -> Result<(), Error> {
+/// All that was measured; what was not asked for is absent.
+#[derive(Default, Serialize)]
+struct Measured {
+    throughput: Option<Report>,
+    resync: Option<resync::Report>,
+}
+
+impl Measured {
+    fn is_good(&self) -> bool {
+        self.resync.as_ref().is_none_or(resync::Report::is_clean)
+    }
+}
+
+/// Returns whether everything was as it must be, whatever the speed.
+fn bench(args: &Bench) -> Result<bool, Error> {
     let traffic = Traffic {
         tunnelled: true,
         flows: args.tunnels,
@@ -232,37 +286,55 @@ fn bench(args: &Bench) -> Result<(), Error> {
         generator_cpu: 0,
         device_cpu: 1,
     };
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     let mut tests = tests(args.tunnels);
-    tests.retain(|test| args.only.is_empty() || args.only.iter().any(|name| name == test.name));
+    let known = |name: &String| name == RESYNC || tests.iter().any(|test| test.name == *name);
+    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
+        return Err("no such test").during(unknown);
+    }
+    tests.retain(|test| wanted(test.name));
+    lab::clean_up_when_interrupted()?;
+    let mut measured = Measured::default();
+    if !tests.is_empty() {
+        let report = throughput(args, &tests, &plan)?;
+        print!("{report}");
+        measured.throughput = Some(report);
+    }
+    if wanted(RESYNC) {
+        let report = resync::run(&Lab::new()?, &plan, args.tunnels, args.events)?;
+        print!("{report}");
+        measured.resync = Some(report);
+    }
+    if let Some(directory) = args.json.parent() {
+        std::fs::create_dir_all(directory).during(directory.display().to_string())?;
+    }
+    let text = serde_json::to_vec_pretty(&measured).during("the report")?;
+    std::fs::write(&args.json, text).during(args.json.display().to_string())?;
+    Ok(measured.is_good())
+}
+
+fn throughput(args: &Bench, tests: &[Test], plan: &Plan) -> Result<Report, Error> {
     let mut trials: Vec<Vec<Trial>> = vec![Vec::new(); tests.len()];
     for round in 1..=args.rounds {
         // promiscuous mode and learnt neighbours outlive a test
         let lab = Lab::new()?;
         for (test, trials) in tests.iter().zip(&mut trials) {
-            let trial = sound(&lab, test, &plan)?;
-            eprintln!(
-                "[{round}/{}] {:<12} {:.3} Mpps of {:.3}, generator's share {:.2}",
-                args.rounds, test.name, trial.mpps, trial.offered_mpps, trial.generator_share
-            );
+            let trial = sound(&lab, test, plan)?;
+            eprintln!("[{round}/{}] {:<12} {trial}", args.rounds, test.name);
             trials.push(trial);
         }
     }
-    let report = Report::new(args.frame_len, &tests, &trials, &PAIRS);
-    print!("{report}");
-    if let Some(directory) = args.json.parent() {
-        std::fs::create_dir_all(directory).during(directory.display().to_string())?;
-    }
-    let text = serde_json::to_vec_pretty(&report).during("the report")?;
-    std::fs::write(&args.json, text).during(args.json.display().to_string())
+    Ok(Report::new(args.frame_len, tests, &trials, &PAIRS))
 }
 
-/// A trial in which the generator had its CPU, or the last of some attempts.
+/// A trial in which everybody had its CPU, or the last of some attempts, which then does not count.
 fn sound(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
     let mut trial = trial::run(lab, test, plan)?;
     for _ in 1..ATTEMPTS {
         if trial.is_sound() {
             break;
         }
+        eprintln!("      again     {:<12} {trial}", test.name);
         trial = trial::run(lab, test, plan)?;
     }
     Ok(trial)

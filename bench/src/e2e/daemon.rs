@@ -1,14 +1,13 @@
 //! `sixferryd` as the device under test.
 
-use super::generator::{FIRST_PEER, prefix};
-use super::lab::{Lab, Place, RELAY};
+use super::controller::{Controller, Job, Said};
+use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
+use super::role;
 use super::{Context, Error};
-use crate::population::LOCAL;
-use ipnet::Ipv6Net;
-use sixferry_client::{Client, ElectionId, Options, ProgramOptions, Target, Tunnel, TunnelUpdate};
+use serde::Serialize;
+use sixferry_client::{Client, Options, Target, api};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -18,29 +17,44 @@ use tempfile::TempDir;
 /// Opening queues whose last owner has just gone takes a while.
 const START: Duration = Duration::from_secs(30);
 
-/// A running daemon with its tunnels; killed on drop.
+/// A running daemon; killed on drop.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
     home: TempDir,
 }
 
+/// What the daemon has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counted {
+    /// Packets that its XDP program gave it.
+    pub steered: u64,
+    /// Of those, packets for which a socket had no room.
+    pub ring_full: u64,
+    /// Packets that the worker took.
+    pub received: u64,
+    /// Packets that it decided to send, answers included.
+    pub forwarded: u64,
+    /// Packets dropped for a named reason or punted.
+    pub dropped: u64,
+    /// Packets that the kernel refused to transmit.
+    pub refused: u64,
+}
+
 impl Daemon {
-    /// Starts the daemon with one port on either side and `tunnels` tunnels.
+    /// Starts the daemon with one port on either side and its worker on `cpu`.
     ///
     /// # Errors
     /// When it does not start; the error has the end of its log.
-    pub fn start(lab: &Lab, program: &Path, tunnels: u32, cpu: usize) -> Result<Self, Error> {
-        let home = tempfile::tempdir().during("a directory for the daemon")?;
+    pub fn start(lab: &Lab, program: &Path, cpu: usize) -> Result<Self, Error> {
+        let home = lab::directory().during("a directory for the daemon")?;
         fs::create_dir(home.path().join("state")).during("the state directory")?;
         let config = home.path().join("dataplane.toml");
         fs::write(&config, text(home.path(), cpu)).during("the daemon's configuration")?;
         let log = File::create(home.path().join("log")).during("the daemon's log")?;
         let copy = log.try_clone().during("the daemon's log")?;
         let child = lab
-            .command(Place::Device, Path::new("nice"))
-            .args(["-n", "-15"])
-            .arg(program)
+            .command(Place::Device, program)
             .arg("--config")
             .arg(&config)
             .stdin(Stdio::null())
@@ -50,18 +64,79 @@ impl Daemon {
             .during("starting the daemon")?;
         let mut daemon = Self { child, home };
         daemon.wait()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .during("a runtime")?;
-        runtime
-            .block_on(program_tunnels(daemon.socket(), tunnels))
-            .during("programming the tunnels")?;
+        lab::weigh(daemon.process(), role::FIRST_IN_LINE);
         Ok(daemon)
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Loads tunnels from a process of its own; what that did, and how long it took.
+    ///
+    /// # Errors
+    /// When the daemon refuses one.
+    pub fn load(&self, lab: &Lab, tunnels: u32) -> Result<(Said, Duration), Error> {
+        let job = Job {
+            tunnels,
+            changed: None,
+            seat: None,
+        };
+        Controller::start(lab, &self.socket(), job)?.finish()
+    }
+
+    /// Where its API listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
         self.home.path().join("api.sock")
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory in bytes: now, and the most there has been.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resident(&self) -> Result<(u64, u64), Error> {
+        let path = format!("/proc/{}/status", self.process());
+        let text = fs::read_to_string(&path).during(&path)?;
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            let kilobytes = line?.trim().strip_suffix(" kB")?.parse::<u64>().ok()?;
+            Some(kilobytes * 1024)
+        };
+        value("VmRSS:")
+            .zip(value("VmHWM:"))
+            .ok_or("no memory size")
+            .during(path)
+    }
+
+    /// Nanoseconds that its worker has been on a CPU.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn worker_on_cpu(&self) -> Result<u64, Error> {
+        let tasks = format!("/proc/{}/task", self.process());
+        for task in fs::read_dir(&tasks).during(&tasks)?.flatten() {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            if name.trim_end() == "worker-0" {
+                return role::schedstat(&task.path());
+            }
+        }
+        Err("no worker").during(tasks)
+    }
+
+    /// What it has counted, and how many tunnels it has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn counted(&self) -> Result<(Counted, u64), Error> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .during("a runtime")?
+            .block_on(counted(self.socket()))
+            .during("the daemon's counters")
     }
 
     fn wait(&mut self) -> Result<(), Error> {
@@ -101,28 +176,37 @@ fn text(home: &Path, cpu: usize) -> String {
     )
 }
 
-fn tunnel(flow: u32) -> TunnelUpdate {
-    let mut tunnel = Tunnel::new(
-        format!("flow-{flow}"),
-        LOCAL,
-        Ipv4Addr::from(FIRST_PEER + flow),
-    );
-    let address = Ipv6Addr::from(prefix(flow));
-    tunnel.prefixes = Ipv6Net::new(address, 48).into_iter().collect();
-    TunnelUpdate::upsert(tunnel)
+async fn counted(
+    socket: PathBuf,
+) -> Result<(Counted, u64), Box<dyn std::error::Error + Send + Sync>> {
+    let client = Client::connect(&Target::Unix(socket), &Options::default()).await?;
+    let tunnels = client.info().await?.tunnel_count;
+    let selection = api::CounterSelection::default();
+    let total = client.counters(selection).await?.total.unwrap_or_default();
+    let mut counted = Counted {
+        received: packets(total.received),
+        forwarded: packets(total.forwarded) + packets(total.answered),
+        dropped: packets(total.punted)
+            + total
+                .drops
+                .iter()
+                .map(|drop| packets(drop.count))
+                .sum::<u64>(),
+        ..Counted::default()
+    };
+    for port in client.ports().await? {
+        let outcomes = port.steering.iter();
+        counted.steered += outcomes
+            .filter(|counter| counter.outcome.starts_with("xsk_"))
+            .map(|counter| counter.packets)
+            .sum::<u64>();
+        let queue = port.counters.unwrap_or_default();
+        counted.ring_full += queue.rx_dropped + queue.rx_ring_full;
+        counted.refused += queue.tx_invalid + queue.tx_errors;
+    }
+    Ok((counted, tunnels))
 }
 
-async fn program_tunnels(
-    socket: PathBuf,
-    tunnels: u32,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let client = Client::connect(&Target::Unix(socket), &Options::default()).await?;
-    let mut session = client.open_session("bench", ElectionId::now()).await?;
-    let updates = (0..tunnels).map(tunnel);
-    let options = ProgramOptions::default();
-    session
-        .program_tunnels(updates, &options, |_| {})
-        .await?
-        .all_applied()?;
-    Ok(())
+fn packets(count: Option<api::PacketsBytes>) -> u64 {
+    count.map_or(0, |count| count.packets)
 }

@@ -4,7 +4,7 @@ use super::role::{self, Reading};
 use super::{Context, Error};
 use crate::frame::{self, Flow};
 use crate::population::{LOCAL, NATIVE};
-use aya::maps::PerCpuArray;
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sixferry_wire::{checksum, ether, ipv4};
@@ -14,6 +14,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ge
 
 /// `HEADER_WORDS` of `bpf/generator.bpf.c`.
 const HEADER_WORDS: usize = 7;
+/// `TICK_SHIFT` of `bpf/generator.bpf.c`, as a factor.
+const TICKS_PER_SECOND: u64 = 1_000_000_000 << 6;
+/// `PAUSED` of `bpf/generator.bpf.c`.
+const PAUSED: u64 = u64::MAX;
 /// Frames that the kernel keeps in flight in one go.
 const BATCH: u32 = 64;
 /// The smallest 6in4 frame with UDP inside; the shortest possible.
@@ -87,11 +91,48 @@ impl Traffic {
     }
 }
 
+/// How many frames to send; a line for the generator's standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as it goes, as from the start.
+    Full,
+    /// So many a second.
+    PerSecond(u64),
+    /// None.
+    Paused,
+}
+
+impl Pace {
+    /// The line that asks for it.
+    #[must_use]
+    pub fn line(self) -> String {
+        self.gap().to_string()
+    }
+
+    /// Ticks between two frames, as the program takes them.
+    fn gap(self) -> u64 {
+        match self {
+            Self::Full => 0,
+            Self::PerSecond(rate) => TICKS_PER_SECOND / rate.max(1),
+            Self::Paused => PAUSED,
+        }
+    }
+}
+
+/// Where a process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its CPU.
+    pub cpu: usize,
+    /// Its nice value there.
+    pub nice: i32,
+}
+
 /// Sends until standard input ends. Called in the generator's namespace.
 ///
 /// # Errors
 /// What the kernel refuses.
-pub fn run(interface: &str, traffic: &Traffic, cpu: usize) -> Result<(), Error> {
+pub fn run(interface: &str, traffic: &Traffic, seat: Seat) -> Result<(), Error> {
     let egress = rustix::net::netdevice::name_to_index(
         rustix::net::socket(
             rustix::net::AddressFamily::INET,
@@ -106,18 +147,24 @@ pub fn run(interface: &str, traffic: &Traffic, cpu: usize) -> Result<(), Error> 
     let mut ebpf = traffic.load(&template, egress)?;
     let map = ebpf.take_map("sent").ok_or("no such map").during("sent")?;
     let sent = PerCpuArray::<_, u64>::try_from(map).during("sent")?;
+    let map = ebpf.take_map("gap").ok_or("no such map").during("gap")?;
+    let mut gap = Array::<_, u64>::try_from(map).during("gap")?;
     let (ready, started) = mpsc::channel();
     // blocks in the kernel from here on; the process's end ends it
     std::thread::spawn(move || {
         let outcome = (|| {
-            role::settle(cpu)?;
+            role::settle(seat.cpu, seat.nice)?;
             _ = ready.send(Ok(rustix::thread::gettid().as_raw_nonzero().get()));
             generate(&mut ebpf, &template, egress)
         })();
         _ = ready.send(outcome.map(|()| 0));
     });
     let thread = started.recv().during("the generator's thread")??;
-    role::serve(|| {
+    role::serve(|command| {
+        if !command.is_empty() {
+            let ticks = command.parse::<u64>().during(command)?;
+            gap.set(0, ticks, 0).during("gap")?;
+        }
         if let Ok(outcome) = started.try_recv() {
             outcome?;
         }
@@ -163,6 +210,15 @@ mod tests {
         assert!(SOURCE.contains(&format!("#define HEADER_WORDS {HEADER_WORDS} ")));
         // up to and with the hop limit of the inner header
         const { assert!(HEADER_WORDS * 8 >= 14 + 20 + 8 && HEADER_WORDS * 8 <= FRAME_MIN - 20) };
+    }
+
+    #[test]
+    fn the_pace_is_what_the_program_reads() {
+        assert!(SOURCE.contains("#define TICK_SHIFT 6 "));
+        assert!(SOURCE.contains("#define PAUSED (~0ull)"));
+        assert_eq!(Pace::PerSecond(1_000_000).line(), "64000");
+        assert_eq!(Pace::Full.line(), "0");
+        assert_eq!(Pace::Paused.line(), u64::MAX.to_string());
     }
 
     #[test]

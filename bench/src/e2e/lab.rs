@@ -4,13 +4,19 @@ use super::role::{READY, Reading};
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
 use crate::population::LOCAL;
+use serde::Deserialize;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// All namespaces begin with this, followed by the process id.
 const PREFIX: &str = "sfb";
+
+/// Exit code after an interrupt, as shells have it.
+const INTERRUPTED: i32 = 130;
 
 /// An IPv6 address of the device.
 pub const RELAY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
@@ -116,18 +122,135 @@ impl Lab {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &place.namespace()])
-            .args(["setpriv", "--pdeathsig", "KILL"])
+            .args(["setsid", "setpriv", "--pdeathsig", "KILL"])
             .arg(program);
         command
+    }
+
+    /// Counters of the kernel for a link of a namespace.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn link_counters(&self, place: Place, interface: &str) -> Result<LinkCounters, Error> {
+        let mut command = Command::new("ip");
+        command
+            .args([
+                "-n",
+                &place.namespace(),
+                "-s",
+                "-j",
+                "link",
+                "show",
+                interface,
+            ])
+            .stdin(Stdio::null());
+        let output = command.output().during(interface)?;
+        let links: Vec<Link> = serde_json::from_slice(&output.stdout).during(interface)?;
+        let first = links.into_iter().next();
+        Ok(first.ok_or("no such link").during(interface)?.stats64)
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for place in Place::ALL {
-            _ = run(Command::new("ip").args(["netns", "del", &place.namespace()]));
+        remove();
+    }
+}
+
+/// Removes this process's namespaces.
+fn remove() {
+    for place in Place::ALL {
+        _ = run(Command::new("ip").args(["netns", "del", &place.namespace()]));
+    }
+}
+
+/// A directory of this process, removed on drop or by an interrupt.
+///
+/// # Errors
+/// When there is no place for one.
+pub fn directory() -> std::io::Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&directory_prefix())
+        .tempdir()
+}
+
+fn directory_prefix() -> String {
+    format!("{PREFIX}-{}-", std::process::id())
+}
+
+fn remove_directories() {
+    let prefix = directory_prefix();
+    let entries = std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten();
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            _ = std::fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// From now on an interrupt or a termination removes namespaces and directories before it ends this
+/// process; the other processes end with it.
+///
+/// # Errors
+/// When signals cannot be watched.
+pub fn clean_up_when_interrupted() -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .during("a runtime")?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let watch = |kind| signal(kind).during("watching for signals");
+        (
+            watch(SignalKind::interrupt())?,
+            watch(SignalKind::terminate())?,
+        )
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        remove();
+        remove_directories();
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
+}
+
+/// Weighs a process and its threads against all other sessions of the host: where the kernel groups
+/// tasks by session, a nice value counts only inside of one.
+pub fn weigh(process: u32, nice: i32) {
+    // without such groups there is no file, and the nice value itself counts
+    _ = std::fs::write(format!("/proc/{process}/autogroup"), nice.to_string());
+}
+
+/// What `ip -s -j link` says.
+#[derive(Deserialize)]
+struct Link {
+    stats64: LinkCounters,
+}
+
+/// A link's counters.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct LinkCounters {
+    /// Into the namespace.
+    pub rx: LinkDirection,
+    /// Out of it.
+    pub tx: LinkDirection,
+}
+
+/// One direction of a link.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct LinkDirection {
+    /// Frames.
+    pub packets: u64,
+    /// Frames lost in the kernel.
+    pub dropped: u64,
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -178,11 +301,12 @@ pub struct Role {
 }
 
 impl Role {
-    /// Starts this program with `args` and waits until it is at work.
+    /// Starts this program with `args` and waits until it is at work; `nice` is its weight against
+    /// whatever else the host does.
     ///
     /// # Errors
     /// When it ends instead; it has said why on standard error.
-    pub fn start(lab: &Lab, place: Place, args: &[&str]) -> Result<Self, Error> {
+    pub fn start(lab: &Lab, place: Place, nice: i32, args: &[&str]) -> Result<Self, Error> {
         let name = args.join(" ");
         let program = std::env::current_exe().during("this program's path")?;
         let mut child = lab
@@ -201,7 +325,10 @@ impl Role {
             answers: BufReader::new(answers),
         };
         match role.line()?.as_str() {
-            READY => Ok(role),
+            READY => {
+                weigh(role.child.id(), nice);
+                Ok(role)
+            }
             other => Err(format!("said `{other}`")).during(&role.name),
         }
     }
@@ -220,7 +347,16 @@ impl Role {
     /// # Errors
     /// When it has ended.
     pub fn read(&mut self) -> Result<Reading, Error> {
-        self.ask.write_all(b"\n").during(&self.name)?;
+        self.tell("")
+    }
+
+    /// Gives it a command, and asks for its counters.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn tell(&mut self, command: &str) -> Result<Reading, Error> {
+        let line = format!("{command}\n");
+        self.ask.write_all(line.as_bytes()).during(&self.name)?;
         let line = self.line()?;
         serde_json::from_str(&line).during(&self.name)
     }

@@ -9,11 +9,14 @@
 //! same time; what differs is who stands in the middle. A result is a ratio within a round: on a
 //! shared machine, and on veth at all, absolute figures say little.
 
+pub mod account;
+pub mod controller;
 pub mod daemon;
 pub mod generator;
 pub mod lab;
 pub mod reference;
 pub mod report;
+pub mod resync;
 pub mod role;
 pub mod sink;
 pub mod trial;

@@ -67,7 +67,7 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
     let (ready, started) = mpsc::channel();
     std::thread::spawn(move || {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        _ = ready.send(role::settle(cpu).map(|()| thread));
+        _ = ready.send(role::settle(cpu, role::FIRST_IN_LINE).map(|()| thread));
         loop {
             let done = turn(work, &mut worker.ports, &mut worker.pool);
             // one writer: no locked add needed
@@ -75,7 +75,7 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
         }
     });
     let thread = started.recv().during("the worker's thread")??;
-    role::serve(|| {
+    role::serve(|_| {
         Ok(Reading {
             at: role::now(),
             packets: taken.load(Ordering::Relaxed),

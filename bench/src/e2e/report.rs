@@ -37,8 +37,9 @@ pub struct Report {
     kernel: String,
     frame_len: usize,
     rounds: usize,
-    /// Trials in which the generator lacked CPU time in spite of repetition.
-    unsound: usize,
+    /// Trials in which somebody lacked CPU time in spite of repetition; they count in no median and
+    /// no ratio.
+    rejected: usize,
     tests: Vec<Line>,
     ratios: Vec<Ratio>,
 }
@@ -47,29 +48,32 @@ impl Report {
     /// Sums up `trials[test][round]`.
     #[must_use]
     pub fn new(frame_len: usize, tests: &[Test], trials: &[Vec<Trial>], pairs: &[Pair]) -> Self {
+        // a round's place stays where its trial is rejected: ratios are of the same round
         let mpps = |name: &str| {
             let at = tests.iter().position(|test| test.name == name)?;
-            let own = trials.get(at)?;
-            Some(own.iter().map(|trial| trial.mpps).collect::<Vec<_>>())
+            let sound = |trial: &Trial| trial.is_sound().then_some(trial.mpps);
+            Some(trials.get(at)?.iter().map(sound).collect::<Vec<_>>())
         };
         let lines = tests.iter().zip(trials).map(|(test, own)| Line {
             name: test.name,
             text: test.text,
-            mpps: Summary::of(&mpps(test.name).unwrap_or_default()),
+            mpps: Summary::of(&flat(mpps(test.name).unwrap_or_default())),
             trials: own.clone(),
         });
         let ratios = pairs.iter().filter_map(|pair| {
+            let rounds = mpps(pair.test)?.into_iter().zip(mpps(pair.yardstick)?);
+            let (own, other): (Vec<_>, Vec<_>) = rounds.filter_map(|(a, b)| a.zip(b)).unzip();
             Some(Ratio {
                 test: pair.test,
                 yardstick: pair.yardstick,
-                ratio: Summary::of(&ratios(&mpps(pair.test)?, &mpps(pair.yardstick)?)),
+                ratio: Summary::of(&ratios(&own, &other)),
             })
         });
         Self {
             kernel: kernel(),
             frame_len,
             rounds: trials.first().map_or(0, Vec::len),
-            unsound: trials
+            rejected: trials
                 .iter()
                 .flatten()
                 .filter(|trial| !trial.is_sound())
@@ -78,6 +82,10 @@ impl Report {
             ratios: ratios.collect(),
         }
     }
+}
+
+fn flat(rounds: Vec<Option<f64>>) -> Vec<f64> {
+    rounds.into_iter().flatten().collect()
 }
 
 fn kernel() -> String {
@@ -125,11 +133,11 @@ impl fmt::Display for Report {
                 line.ratio.upper_quartile
             )?;
         }
-        if self.unsound > 0 {
+        if self.rejected > 0 {
             writeln!(
                 f,
-                "in {} trials the generator lacked CPU time",
-                self.unsound
+                "{} trials rejected: somebody lacked CPU time, or packets were not accounted for",
+                self.rejected
             )?;
         }
         Ok(())

@@ -1,11 +1,16 @@
-//! The processes of a trial and how they are asked for their counters: a line on standard input, a
-//! line of JSON back. Each ends when its standard input does, so none outlives the bench.
+//! The processes of a trial and how they are asked for their counters: a line on standard input
+//! (empty, or what to do from now on), a line of JSON back. Each ends when its standard input does, so
+//! none outlives the bench.
 
 use super::{Context, Error};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
+use std::path::Path;
+
+/// The nice value of a thread that is to have a CPU for itself.
+pub const FIRST_IN_LINE: i32 = -20;
 
 /// The first line of a process that is at work.
 pub const READY: &str = "ready";
@@ -29,32 +34,40 @@ pub fn now() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// Answers every line on standard input with `count()`, until it ends.
+/// Answers every line on standard input with `count(line)`, until it ends.
 ///
 /// # Errors
 /// Of standard input and output, and `count`'s.
-pub fn serve(mut count: impl FnMut() -> Result<Reading, Error>) -> Result<(), Error> {
-    let mut out = std::io::stdout().lock();
-    let mut say = |text: &str| writeln!(out, "{text}").and_then(|()| out.flush());
-    say(READY).during("standard output")?;
+pub fn serve(mut count: impl FnMut(&str) -> Result<Reading, Error>) -> Result<(), Error> {
+    say(READY)?;
     for line in std::io::stdin().lock().lines() {
-        line.during("standard input")?;
-        let reading = serde_json::to_string(&count()?).during("a reading")?;
-        say(&reading).during("standard output")?;
+        let line = line.during("standard input")?;
+        say(&serde_json::to_string(&count(&line)?).during("a reading")?)?;
     }
     Ok(())
 }
 
-/// Keeps the calling thread on one CPU, and first in line there.
+/// Writes a line that the bench reads at once.
+///
+/// # Errors
+/// When the bench is gone.
+pub fn say(line: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .during("standard output")
+}
+
+/// Keeps the calling thread on one CPU, with a nice value.
 ///
 /// # Errors
 /// Where there is no such CPU.
-pub fn settle(cpu: usize) -> Result<(), Error> {
+pub fn settle(cpu: usize, nice: i32) -> Result<(), Error> {
     let mut set = CpuSet::new();
     set.set(cpu);
     sched_setaffinity(None, &set).during(format!("CPU {cpu}"))?;
     // a container may forbid it; the report says what share of its CPU the generator got
-    _ = rustix::process::setpriority_process(None, -15);
+    _ = rustix::process::setpriority_process(None, nice);
     Ok(())
 }
 
@@ -63,8 +76,17 @@ pub fn settle(cpu: usize) -> Result<(), Error> {
 /// # Errors
 /// When the kernel does not say.
 pub fn on_cpu(thread: i32) -> Result<u64, Error> {
-    let path = format!("/proc/self/task/{thread}/schedstat");
-    let text = std::fs::read_to_string(&path).during(&path)?;
+    schedstat(format!("/proc/self/task/{thread}").as_ref())
+}
+
+/// Nanoseconds that the task with this directory in /proc has been on a CPU.
+///
+/// # Errors
+/// When it has ended.
+pub fn schedstat(task: &Path) -> Result<u64, Error> {
+    let path = task.join("schedstat");
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(&path).during(&name)?;
     let first = text.split(' ').next().unwrap_or_default();
-    first.parse().during(path)
+    first.parse().during(name)
 }

@@ -28,7 +28,7 @@ pub fn run(interface: &str) -> Result<(), Error> {
     program
         .attach(interface, XdpMode::Driver)
         .during(format!("attaching the sink to {interface}"))?;
-    role::serve(|| {
+    role::serve(|_| {
         Ok(Reading {
             at: role::now(),
             packets: arrived.get(&0, 0).during("arrived")?.iter().sum(),

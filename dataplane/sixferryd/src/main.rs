@@ -39,6 +39,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload as reload_layer};
 
+/// Chunks of the tables are copied and freed all the time, between small objects that stay: an
+/// allocator that mixes sizes ends with half of its memory in holes too small for a chunk.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code of every set-up error.
 const SETUP_ERROR: u8 = 2;
 

@@ -1,0 +1,224 @@
+//! A control process: programs tunnels into the daemon, or asserts all of them again.
+
+use super::generator::{FIRST_PEER, Seat, prefix};
+use super::lab::{self, Lab, Place};
+use super::role::{self, READY};
+use super::{Context, Error};
+use crate::population::LOCAL;
+use ipnet::Ipv6Net;
+use serde::{Deserialize, Serialize};
+use sixferry_client::{
+    Client, ElectionId, Options, ProgramOptions, ProgramReport, Progress, Target, Tunnel,
+};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+/// It tells how far it is after every so many tunnels.
+const STEP: u64 = 1 << 14;
+/// The MTU of the tunnel that a re-sync changes.
+const OTHER_MTU: u16 = 1400;
+const OWNER: &str = "bench";
+
+/// What a control process is to do: a re-sync of all tunnels, which loads them the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// How many tunnels there are.
+    pub tunnels: u32,
+    /// The one that is to be different.
+    pub changed: Option<u32>,
+    /// The CPU to stay on, and its weight there; absent: any, before others.
+    pub seat: Option<Seat>,
+}
+
+/// What it says while and after it works, a line of JSON each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Tunnels that the daemon has acknowledged.
+    pub acknowledged: u64,
+    /// Whether all is done; the rest is known then.
+    pub finished: bool,
+    /// Tunnels that did not exist.
+    pub created: u64,
+    /// Tunnels that were different.
+    pub updated: u64,
+    /// Tunnels that were the same.
+    pub unchanged: u64,
+    /// Tunnels that the commit removed.
+    pub swept: u64,
+}
+
+fn tunnel(flow: u32, changed: Option<u32>) -> Tunnel {
+    let remote = Ipv4Addr::from(FIRST_PEER + flow);
+    let mut tunnel = Tunnel::new(format!("flow-{flow}"), LOCAL, remote);
+    let address = Ipv6Addr::from(prefix(flow));
+    tunnel.prefixes = Ipv6Net::new(address, 48).into_iter().collect();
+    if changed == Some(flow) {
+        tunnel.mtu = OTHER_MTU;
+    }
+    tunnel
+}
+
+/// Does the job. Called in a process of its own.
+///
+/// # Errors
+/// What the daemon refuses.
+pub fn run(socket: &Path, job: Job) -> Result<(), Error> {
+    if let Some(seat) = job.seat {
+        role::settle(seat.cpu, seat.nice)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .during("a runtime")?;
+    role::say(READY)?;
+    let said = runtime
+        .block_on(work(socket, job))
+        .during("programming the tunnels")?;
+    tell(&said)
+}
+
+async fn work(socket: &Path, job: Job) -> Result<Said, Box<dyn std::error::Error + Send + Sync>> {
+    let client = Client::connect(&Target::Unix(socket.to_owned()), &Options::default()).await?;
+    let mut session = client.open_session(OWNER, ElectionId::now()).await?;
+    let tunnels = (0..job.tunnels).map(|flow| tunnel(flow, job.changed));
+    let options = ProgramOptions::default();
+    let mut next = STEP;
+    let progress = |progress: &Progress| {
+        if progress.acknowledged >= next {
+            next += STEP;
+            // a bench that is gone ends this process too
+            _ = tell(&Said {
+                acknowledged: progress.acknowledged,
+                ..Said::default()
+            });
+        }
+    };
+    let mut resync = session.begin_resync().await?;
+    let report = resync.upsert_tunnels(tunnels, &options, progress).await?;
+    let swept = resync.commit().await?.swept_tunnels;
+    let ProgramReport {
+        progress,
+        created,
+        updated,
+        unchanged,
+        ..
+    } = report.all_applied()?;
+    Ok(Said {
+        acknowledged: progress.acknowledged,
+        finished: true,
+        created,
+        updated,
+        unchanged,
+        swept,
+    })
+}
+
+fn tell(said: &Said) -> Result<(), Error> {
+    role::say(&serde_json::to_string(said).during("a line")?)
+}
+
+/// A running control process; killed on drop.
+#[derive(Debug)]
+pub struct Controller {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    began: Instant,
+}
+
+impl Controller {
+    /// Starts one beside the daemon that listens at `socket`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(lab: &Lab, socket: &Path, job: Job) -> Result<Self, Error> {
+        let program = std::env::current_exe().during("this program's path")?;
+        let mut command = lab.command(Place::Device, &program);
+        command.arg("controller").arg(socket);
+        command.args(["--tunnels", &job.tunnels.to_string()]);
+        if let Some(changed) = job.changed {
+            command.args(["--changed", &changed.to_string()]);
+        }
+        let nice = job.seat.map_or(role::FIRST_IN_LINE, |seat| seat.nice);
+        if let Some(seat) = job.seat {
+            command.args(["--cpu", &seat.cpu.to_string(), "--nice", &nice.to_string()]);
+        }
+        let began = Instant::now();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .during("starting a control process")?;
+        let out = child.stdout.take().ok_or("no pipe").during("its output")?;
+        let mut controller = Self {
+            child,
+            lines: BufReader::new(out),
+            began,
+        };
+        match controller.line()?.as_str() {
+            READY => {
+                lab::weigh(controller.child.id(), nice);
+                Ok(controller)
+            }
+            other => Err(format!("said `{other}`")).during("the control process"),
+        }
+    }
+
+    fn line(&mut self) -> Result<String, Error> {
+        let mut line = String::new();
+        let read = self.lines.read_line(&mut line).during("its output")?;
+        if read == 0 {
+            return Err("ended early").during("the control process");
+        }
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Waits for what it says next.
+    ///
+    /// # Errors
+    /// When it ends instead; it has said why on standard error.
+    pub fn listen(&mut self) -> Result<Said, Error> {
+        let line = self.line()?;
+        serde_json::from_str(&line).during("the control process")
+    }
+
+    /// Waits until it is done; what it did, and how long it took from its start.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn finish(mut self) -> Result<(Said, Duration), Error> {
+        loop {
+            let said = self.listen()?;
+            if said.finished {
+                return Ok((said, self.began.elapsed()));
+            }
+        }
+    }
+
+    /// Kills it without warning once the daemon has acknowledged `count` tunnels; says how many it
+    /// had acknowledged when that was known.
+    ///
+    /// # Errors
+    /// When it fails before.
+    pub fn kill_after(mut self, count: u64) -> Result<u64, Error> {
+        loop {
+            let said = self.listen()?;
+            if said.finished {
+                return Err("was done before it could be killed").during("the control process");
+            }
+            if said.acknowledged >= count {
+                self.child.kill().during("killing the control process")?;
+                return Ok(said.acknowledged);
+            }
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
