@@ -54,6 +54,14 @@ pub fn dropped_for(report: &CounterReport, reason: &str) -> u64 {
         .sum()
 }
 
+/// Packets handed to the slow path for one reason.
+#[must_use]
+pub fn punted_for(report: &CounterReport, reason: &str) -> u64 {
+    let punts = report.total.as_ref().map_or(&[][..], |total| &total.punts);
+    let matching = punts.iter().filter(|punt| punt.reason == reason);
+    matching.map(|punt| punt.packets).sum()
+}
+
 /// Waits until the counters stand still, then demands that no packet is missing: in total, of
 /// each worker, and between workers and rings.
 ///
