@@ -51,11 +51,19 @@ pub(crate) fn own_address(
         Some(icmpv6::NEIGHBOUR_SOLICIT) if answers && origin.tunnel().is_some() => {
             solicitation(context, packet, span, origin, dst).map(Some)
         }
+        // the host itself may have pinged from an address that it shares with the relay
+        Some(icmpv6::ECHO_REPLY) if target == Target::Local && has_host_port(context) => {
+            deliver(context, packet, span).map(Some)
+        }
         Some(icmpv6::ECHO_REPLY | icmpv6::NEIGHBOUR_ADVERT) if answers => {
             Err(DropReason::ProbeReply.into())
         }
         _ => deliver(context, packet, span).map(Some),
     }
+}
+
+fn has_host_port(context: &Context<'_>) -> bool {
+    subscribed(context, PuntReason::HostDelivery)
 }
 
 fn answers_in_domain(tables: &Tables, id: TunnelId, dst: u128) -> bool {
@@ -311,11 +319,15 @@ fn deliver(context: &Context<'_>, packet: &mut Packet<'_>, span: Span) -> Result
 
 /// To the subscriber of `reason`, or dropped where there is none.
 fn punt(context: &Context<'_>, reason: PuntReason, without: DropReason) -> Result<Verdict, Stop> {
-    if context.tables.settings().punt_subscriptions >> reason.index() & 1 == 1 {
+    if subscribed(context, reason) {
         Err(Stop::Punt(reason, PuntInfo::default()))
     } else {
         Err(without.into())
     }
+}
+
+fn subscribed(context: &Context<'_>, reason: PuntReason) -> bool {
+    context.tables.settings().punt_subscriptions >> reason.index() & 1 == 1
 }
 
 fn hop_limit(packet: &Packet<'_>, span: Span) -> u8 {
