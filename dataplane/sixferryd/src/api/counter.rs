@@ -254,6 +254,7 @@ impl Api {
             owner: view.owner.to_string(),
         });
         let slow = &self.runtime.slow_path;
+        let (transmitted, transmit_refused) = self.runtime.transmitted();
         pb::CounterReport {
             time: Some(SystemTime::now().into()),
             total: Some(worker_counters(None, &total)),
@@ -266,6 +267,9 @@ impl Api {
                 reinjected: slow.reinjected(),
                 delivered: slow.delivered(),
                 held: slow.held(),
+                merged: slow.merged(),
+                transmitted,
+                transmit_refused,
                 drops: DropReason::ALL
                     .iter()
                     .map(|reason| (reason, slow.drops_for(*reason)))
