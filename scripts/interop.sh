@@ -11,4 +11,4 @@ export SIXFERRY_REQUIRE=${SIXFERRY_REQUIRE-afxdp,sit,qemu}
 cargo build --locked -p sixferryd
 export SIXFERRY_BIN_DIR="${CARGO_TARGET_DIR:-$PWD/target}/debug"
 cargo nextest run --locked -p sixferry-netns-tests --run-ignored all \
-  -E 'test(/^(sit|peers|interop|crossed)::/)' "$@"
+  -E 'test(/^(sit|peers|interop|crossed|fragments)::/)' "$@"

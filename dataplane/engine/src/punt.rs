@@ -31,8 +31,9 @@ pub struct PuntConfig {
 }
 
 impl Default for PuntConfig {
-    /// 512 buffers; 1,000 packets a second for each reason, but 20,000 for what is traffic of users
-    /// (fragments, and packets to be fragmented), with a burst of 128; 4,096 events.
+    /// 512 buffers; 1,000 packets a second for each reason with a burst of 128, but 20,000 for what
+    /// is traffic of users (fragments, and packets to be fragmented) with a burst of 256: a TCP
+    /// window comes at once, and half of the buffers stay free for others; 4,096 events.
     fn default() -> Self {
         let mut rates = [Rate {
             per_second: 1000,
@@ -41,7 +42,7 @@ impl Default for PuntConfig {
         for reason in [PuntReason::Fragment, PuntReason::OuterTooBig] {
             rates[reason.index()] = Rate {
                 per_second: 20_000,
-                burst: 128,
+                burst: 256,
             };
         }
         Self {

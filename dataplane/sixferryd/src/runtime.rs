@@ -104,6 +104,14 @@ impl Runtime {
             .collect()
     }
 
+    /// Packets of the slow path that the workers sent as they were, and those they could not send.
+    pub(crate) fn transmitted(&self) -> (u64, u64) {
+        self.workers.iter().fold((0, 0), |(sent, refused), worker| {
+            let report = worker.stats.report();
+            (sent + report.transmitted, refused + report.transmit_refused)
+        })
+    }
+
     /// A port by name.
     pub(crate) fn port(&self, name: &str) -> Option<&PortView> {
         self.ports.iter().find(|port| port.name == name)

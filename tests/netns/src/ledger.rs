@@ -54,8 +54,16 @@ pub fn dropped_for(report: &CounterReport, reason: &str) -> u64 {
         .sum()
 }
 
+/// Packets handed to the slow path for one reason.
+#[must_use]
+pub fn punted_for(report: &CounterReport, reason: &str) -> u64 {
+    let punts = report.total.as_ref().map_or(&[][..], |total| &total.punts);
+    let matching = punts.iter().filter(|punt| punt.reason == reason);
+    matching.map(|punt| punt.packets).sum()
+}
+
 /// Waits until the counters stand still, then demands that no packet is missing: in total, of
-/// each worker, and between workers and rings.
+/// each worker, between workers and rings, and in the slow path.
 ///
 /// # Panics
 /// When one is.
@@ -71,6 +79,10 @@ pub fn assert_every_packet_accounted_for(daemon: &Daemon) -> CounterReport {
         assert_eq!(one.taken_in, one.accounted, "worker {:?}", worker.worker);
     }
     assert_ports_agree(daemon, &report);
+    let slow = report.slow_path.clone().unwrap_or_default();
+    let given_up: u64 = slow.drops.iter().map(|drop| packets(drop.count)).sum();
+    let kept = slow.reinjected + slow.delivered + slow.merged + slow.held;
+    assert_eq!(slow.taken, kept + given_up, "{slow:?}");
     report
 }
 
@@ -90,9 +102,10 @@ fn settled(daemon: &Daemon) -> CounterReport {
 /// The rings saw what the workers counted, in and out.
 fn assert_ports_agree(daemon: &Daemon, report: &CounterReport) {
     let total = report.total.clone().unwrap_or_default();
+    let slow_path = report.slow_path.clone().unwrap_or_default();
     let wanted = (
         packets(total.received),
-        packets(total.forwarded) + packets(total.answered),
+        packets(total.forwarded) + packets(total.answered) + slow_path.transmitted,
     );
     let mut seen = (0, 0);
     let agreed = wait_for(PORTS, || {

@@ -8,7 +8,7 @@ use etherparse::{
     Icmpv6Type, IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
 };
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RawProtocol, RecvFlags, SendFlags, SocketType, bind, ipproto, recv, sendto,
     socket,
@@ -55,6 +55,14 @@ impl RawIpv4 {
             socket
         });
         Self { socket }
+    }
+
+    /// Room for packets that wait to be received.
+    ///
+    /// # Panics
+    /// Without root.
+    pub fn receive_buffer(&self, bytes: usize) {
+        set_socket_recv_buffer_size_force(&self.socket, bytes).expect("a larger receive buffer");
     }
 
     /// Sends `inner` to `remote`.
@@ -116,17 +124,61 @@ fn next_packet(socket: &OwnedFd) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Sends IPv4 packets with every field of the caller's; the kernel adds the checksum.
+#[derive(Debug)]
+pub struct Forger {
+    socket: OwnedFd,
+}
+
+impl Forger {
+    /// Sends from `net`.
+    ///
+    /// # Panics
+    /// Without root.
+    #[must_use]
+    pub fn new(net: &Net) -> Self {
+        let protocol = RawProtocol::new(RAW).map(rustix::net::Protocol::from_raw);
+        let opened = net.enter(|| socket(AddressFamily::INET, SocketType::RAW, protocol));
+        Self {
+            socket: opened.expect("a raw socket"),
+        }
+    }
+
+    /// Sends `packet`, header included, and says whether it left.
+    pub fn send(&self, packet: &[u8]) -> bool {
+        let field: [u8; 4] = packet[16..20].try_into().expect("four bytes");
+        let to = SocketAddrV4::new(Ipv4Addr::from(field), 0);
+        sendto(&self.socket, packet, SendFlags::empty(), &to).is_ok()
+    }
+}
+
+/// An IPv4 packet without options.
+///
+/// # Panics
+/// When `payload` is too long for one.
+#[must_use]
+pub fn ipv4(
+    protocol: IpNumber,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    payload: &[u8],
+) -> Vec<u8> {
+    let len = u16::try_from(payload.len()).expect("a packet");
+    let (from, to) = (source.octets(), destination.octets());
+    let mut header = Ipv4Header::new(len, 64, protocol, from, to).expect("a header");
+    header.header_checksum = header.calc_header_checksum();
+    let mut packet = header.to_bytes().to_vec();
+    packet.extend_from_slice(payload);
+    packet
+}
+
 /// Sends `inner` in protocol 41 with any outer source.
 ///
 /// # Panics
 /// Without root.
 pub fn send_spoofed(net: &Net, source: Ipv4Addr, destination: Ipv4Addr, inner: &[u8]) {
-    let len = u16::try_from(inner.len()).expect("a packet");
-    let (from, to) = (source.octets(), destination.octets());
-    let header = Ipv4Header::new(len, 64, IpNumber::IPV6, from, to).expect("a header");
-    let mut packet = header.to_bytes().to_vec();
-    packet.extend_from_slice(inner);
-    send_ipv4(net, destination, &packet);
+    let packet = ipv4(IpNumber::IPV6, source, destination, inner);
+    Forger::new(net).send(&packet);
 }
 
 /// Sends `inner` in UDP with any outer source.
@@ -139,21 +191,7 @@ pub fn send_spoofed_udp(net: &Net, source: SocketAddrV4, destination: SocketAddr
         .udp(source.port(), destination.port())
         .write(&mut packet, inner)
         .expect("a packet");
-    send_ipv4(net, *destination.ip(), &packet);
-}
-
-fn send_ipv4(net: &Net, destination: Ipv4Addr, packet: &[u8]) {
-    net.enter(|| {
-        let protocol = RawProtocol::new(RAW).map(rustix::net::Protocol::from_raw);
-        let socket = socket(AddressFamily::INET, SocketType::RAW, protocol);
-        let to = SocketAddrV4::new(destination, 0);
-        let _ = sendto(
-            socket.expect("a raw socket"),
-            packet,
-            SendFlags::empty(),
-            &to,
-        );
-    });
+    Forger::new(net).send(&packet);
 }
 
 /// Sends a whole IPv6 packet, header included, into the native network of `net`.

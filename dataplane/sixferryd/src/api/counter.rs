@@ -254,6 +254,7 @@ impl Api {
             owner: view.owner.to_string(),
         });
         let slow = &self.runtime.slow_path;
+        let (transmitted, transmit_refused) = self.runtime.transmitted();
         pb::CounterReport {
             time: Some(SystemTime::now().into()),
             total: Some(worker_counters(None, &total)),
@@ -267,6 +268,8 @@ impl Api {
                 delivered: slow.delivered(),
                 held: slow.held(),
                 merged: slow.merged(),
+                transmitted,
+                transmit_refused,
                 drops: DropReason::ALL
                     .iter()
                     .map(|reason| (reason, slow.drops_for(*reason)))

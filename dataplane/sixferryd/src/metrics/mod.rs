@@ -264,6 +264,22 @@ impl Metrics {
             slow.reinjected(),
         )?;
         out.counter("slow_path_delivered_packets", "Delivered", slow.delivered())?;
+        out.counter(
+            "slow_path_merged_packets",
+            "Fragments that became part of a datagram",
+            slow.merged(),
+        )?;
+        let (transmitted, refused) = self.runtime.transmitted();
+        out.counter(
+            "slow_path_transmitted_packets",
+            "Sent by a worker as they were: fragments, probes",
+            transmitted,
+        )?;
+        out.counter(
+            "slow_path_transmit_refused_packets",
+            "Not sent for want of room in the ring, or of the port",
+            refused,
+        )?;
         out.gauge(
             "slow_path_held_packets",
             "Waiting for a next hop, or for the rest of their datagram",

@@ -10,9 +10,9 @@ use crate::process::{output, succeed};
 
 pub(super) const BUSYBOX: &str = "/bin/busybox";
 
-const APPLETS: [&str; 15] = [
+const APPLETS: [&str; 16] = [
     "sh", "mount", "insmod", "cat", "echo", "ls", "sleep", "mv", "rm", "nc", "sync", "dmesg", "wc",
-    "mkdir", "rmdir",
+    "mkdir", "rmdir", "wget",
 ];
 
 /// What differs between the engines.

@@ -8,7 +8,9 @@ use sixferry_netns_tests::ledger::{assert_every_packet_accounted_for, balance, d
 use sixferry_netns_tests::raw::{
     RawIpv4, echo_reply, echo_request, send_spoofed, send_spoofed_udp,
 };
-use sixferry_netns_tests::site::{SIX_RD, SIX_TO_FOUR, Site, UDP, UDP_PORT, UDP_WITHOUT_CHECKSUM};
+use sixferry_netns_tests::site::{
+    RD_PREFIX, SIX_RD, SIX_TO_FOUR, Site, UDP, UDP_PORT, UDP_WITHOUT_CHECKSUM,
+};
 use sixferry_netns_tests::tcp::{bulk, echoed};
 use sixferry_netns_tests::topology::{HOST_V6, Lab, LabPlan, RELAY_V6};
 use sixferry_netns_tests::wait_until;
@@ -221,8 +223,9 @@ fn sixrd_users_reach_each_other_through_the_relay() {
     // `sit` goes straight to everybody in its domain. With all 32 bits in common its domain is its
     // own prefix and everything takes the way over the relay: RFC 5969's hub and spoke.
     lab.guest().run(&format!(
-        "ip tunnel 6rd dev t0 6rd-prefix 2001:db8:6f89:100::/57 6rd-relay_prefix {}/32",
-        site.guest_v4
+        "ip tunnel 6rd dev t0 6rd-prefix 2001:db8:6f89:100::/57 6rd-relay_prefix {}/32\n\
+         ip -6 route replace {RD_PREFIX} via ::{} dev t0 metric 1",
+        site.guest_v4, site.relay_v4
     ));
     // 10.79.18.3 is 0xf1203.
     let other: Ipv6Addr = "2001:db8:6f89:180::1".parse().unwrap();

@@ -4,8 +4,11 @@
 mod checksum;
 mod control;
 mod crossed;
+mod floods;
+mod fragments;
 mod guest;
 mod host;
+mod host_and_users;
 mod host_port;
 mod interop;
 mod modes;

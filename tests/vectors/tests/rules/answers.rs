@@ -1,7 +1,7 @@
 //! What is for the relay itself: echo, neighbour discovery, host delivery.
 
 use crate::{icmp_of, inner_header};
-use sixferry_fwd::{DropReason, PuntReason, Settings, Verdict};
+use sixferry_fwd::{DropReason, PuntReason, Route, RouteSource, Settings, Verdict};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LINK_A, OUTSIDE, REMOTE_A, ROUTER, Relay, USER_A, echo, icmp, udp, v6,
 };
@@ -73,6 +73,34 @@ fn other_packets_for_the_relay_need_a_subscriber() {
     assert_eq!(sent.verdict, Verdict::Punt(PuntReason::HostDelivery));
     assert_eq!(sent.punt.tunnel, Some(relay.a));
     assert_eq!(sent.frame, packet, "the bare packet");
+}
+
+/// An operator pings a user from the relay host, whose address is the router's as well.
+#[test]
+fn the_hosts_own_echo_replies_reach_it_by_the_host_port() {
+    let mut relay = Relay::new();
+    let reply = icmp(USER_A, ROUTER, 64, &[129, 0, 0, 0, 0, 1, 0, 1]);
+    let probe = Verdict::Drop(DropReason::ProbeReply);
+    assert_eq!(relay.tunnelled(REMOTE_A, &reply).verdict, probe);
+    let host = format!("{ROUTER}/128").parse().expect("prefix");
+    let kernel = RouteSource::Kernel;
+    relay.builder.set_route6(host, kernel, Route::Local);
+    relay.publish();
+    assert_eq!(relay.tunnelled(REMOTE_A, &reply).verdict, probe);
+    let settings = relay.builder.settings().clone();
+    relay.builder.set_settings(Settings {
+        punt_subscriptions: 1 << PuntReason::HostDelivery.index(),
+        ..settings
+    });
+    relay.publish();
+    let delivered = Verdict::Punt(PuntReason::HostDelivery);
+    assert_eq!(relay.tunnelled(REMOTE_A, &reply).verdict, delivered);
+    let asked = relay.tunnelled(REMOTE_A, &echo(USER_A, ROUTER));
+    assert_eq!(
+        asked.verdict,
+        Verdict::Answer(OUTSIDE),
+        "still answered here"
+    );
 }
 
 /// A neighbour solicitation, options as given.
