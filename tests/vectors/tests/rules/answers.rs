@@ -1,7 +1,7 @@
 //! What is for the relay itself: echo, neighbour discovery, host delivery.
 
 use crate::{icmp_of, inner_header};
-use sixferry_fwd::{DropReason, PuntReason, Route, RouteSource, Settings, Verdict};
+use sixferry_fwd::{DropReason, PortId, PuntReason, Route, RouteSource, Settings, Verdict};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LINK_A, OUTSIDE, REMOTE_A, ROUTER, Relay, USER_A, echo, icmp, udp, v6,
 };
@@ -90,6 +90,7 @@ fn the_hosts_own_echo_replies_reach_it_by_the_host_port() {
     let settings = relay.builder.settings().clone();
     relay.builder.set_settings(Settings {
         punt_subscriptions: 1 << PuntReason::HostDelivery.index(),
+        host_port: Some(PortId(2)),
         ..settings
     });
     relay.publish();
