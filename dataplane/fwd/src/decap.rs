@@ -197,7 +197,8 @@ fn exit(
 #[cold]
 fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<Parsed, DropReason> {
     if parsed.kind == Kind::Udp {
-        let id = udp::by_inner_source(tables, parsed).ok_or(DropReason::NoTunnel)?;
+        let id = udp::by_inner_source(tables, parsed.src, parsed.key);
+        let id = id.ok_or(DropReason::NoTunnel)?;
         return Ok(Parsed {
             tunnel: Some(id.0),
             dst_target: tables.fib6().lookup(parsed.dst),
@@ -232,43 +233,55 @@ pub(crate) fn fragment(
         ipv4::PROTO_IPV6 => {
             let configured = tables.index().tunnel41(parsed.key).map(TunnelId);
             let id = configured.or_else(|| tables.index().domain(local));
-            id.ok_or_else(|| nobodys(parsed.local()))?
+            Some(id.ok_or_else(|| nobodys(parsed.local()))?)
         }
         ipv4::PROTO_UDP => fragment_of_udp(tables, parsed, bytes)?,
         _ => return Err(DropReason::NoTunnel.into()),
     };
-    let record = tables.tunnel(tunnel).ok_or(DropReason::NoTunnel)?;
-    if !record.has(record::UP) {
-        return Err(DropReason::TunnelDown.into());
-    }
-    if record.has(record::DOMAIN)
-        && let Some(domain) = tables.domain(record)
-    {
-        if !domain.input {
-            return Err(DropReason::DecapDisabled.into());
+    if let Some(id) = tunnel {
+        let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
+        if !record.has(record::UP) {
+            return Err(DropReason::TunnelDown.into());
         }
-        let source = u32::from_be_bytes(header.src());
-        embedded::outer_source(tables, domain, source, packet.rx_port(), parsed.vlan)?;
+        if record.has(record::DOMAIN)
+            && let Some(domain) = tables.domain(record)
+        {
+            if !domain.input {
+                return Err(DropReason::DecapDisabled.into());
+            }
+            let source = u32::from_be_bytes(header.src());
+            embedded::outer_source(tables, domain, source, packet.rx_port(), parsed.vlan)?;
+        }
     }
     let reason = PuntReason::Fragment;
     if tables.settings().punt_subscriptions >> reason.index() & 1 == 0 {
         return Err(DropReason::V4Fragment.into());
     }
     let info = PuntInfo {
-        tunnel: Some(tunnel),
+        tunnel,
         ..PuntInfo::default()
     };
     Err(Stop::Punt(reason, info))
 }
 
-/// The tunnel that a fragment of a UDP datagram may belong to. Only the first has the ports; later ones,
-/// which may well come before it, must be from a configured peer's address.
-fn fragment_of_udp(tables: &Tables, parsed: &Parsed, bytes: &[u8]) -> Result<TunnelId, DropReason> {
+/// The tunnel that a fragment of a UDP datagram may belong to. Only the first has the ports; later ones
+/// may come before it only from a configured peer's address. `None`: one that may go with a first
+/// fragment of a peer that has moved, but opens nothing.
+fn fragment_of_udp(
+    tables: &Tables,
+    parsed: &Parsed,
+    bytes: &[u8],
+) -> Result<Option<TunnelId>, DropReason> {
     const OFFSET: u16 = 0x1fff;
     let header = ipv4::Header(bytes.first_chunk().ok_or(DropReason::V4Truncated)?);
     let configured = tables.index().udp_host(parsed.key).map(TunnelId);
     if header.fragment_word() & OFFSET != 0 {
-        return configured.ok_or(DropReason::NoTunnel);
+        let local = u32::from_be_bytes(header.dst());
+        return if configured.is_some() || tables.index().peers_move(local) {
+            Ok(configured)
+        } else {
+            Err(DropReason::NoTunnel)
+        };
     }
     let at = parsed.inner.saturating_sub(parsed.l3);
     let ports = bytes.get(at..).and_then(<[u8]>::first_chunk);
@@ -282,13 +295,19 @@ fn fragment_of_udp(tables: &Tables, parsed: &Parsed, bytes: &[u8]) -> Result<Tun
         UdpMatch::Tunnel(id) => TunnelId(id),
         UdpMatch::Group(group) => {
             let known = tables.index().peer(group, sender).map(TunnelId);
-            return known.or(configured).ok_or(DropReason::NoTunnel);
+            if let Some(id) = known.or(configured) {
+                return Ok(Some(id));
+            }
+            let inner = bytes.get(at + wire_udp::HEADER_LEN..);
+            let inner = inner.and_then(<[u8]>::first_chunk);
+            let source = ipv6::Header(inner.ok_or(DropReason::NoTunnel)?).src();
+            udp::by_inner_source(tables, source, key).ok_or(DropReason::NoTunnel)?
         }
     };
     let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     let moves = record.has(record::REBIND_CONTROL | record::REBIND_INNER);
     if moves || udp::endpoint(tables, record) == sender {
-        Ok(id)
+        Ok(Some(id))
     } else {
         Err(DropReason::UdpRemoteMismatch)
     }

@@ -27,16 +27,16 @@ pub(crate) fn endpoint(tables: &Tables, record: &TunnelRecord) -> Endpoint {
 }
 
 /// The tunnel whose peer may be speaking from a new place, on a port that several tunnels share: the
-/// inner source says whose packet it claims to be.
+/// inner source says whose packet it claims to be. `key` is that of our address and port.
 #[cold]
-pub(crate) fn by_inner_source(tables: &Tables, parsed: &Parsed) -> Option<TunnelId> {
-    if parsed.src == 0 || !tables.index().shares_port(parsed.key) {
+pub(crate) fn by_inner_source(tables: &Tables, src: u128, key: u64) -> Option<TunnelId> {
+    if src == 0 || !tables.index().shares_port(key) {
         return None;
     }
-    let id = Target::decode(tables.fib6().lookup(parsed.src)).tunnel()?;
+    let id = Target::decode(tables.fib6().lookup(src)).tunnel()?;
     let record = tables.tunnel(id)?;
     let here = crate::tables::port_key(record.local, record.local_port);
-    (record.has(record::UDP) && here == parsed.key).then_some(id)
+    (record.has(record::UDP) && here == key).then_some(id)
 }
 
 /// Checks what the datagram says of itself and of its sender. `Ok(true)`: it comes from elsewhere and
@@ -59,7 +59,8 @@ pub(crate) fn sender(
     if !udp::checksum_ok(outer.src(), outer.dst(), datagram) {
         return Err(DropReason::UdpChecksum);
     }
-    let elsewhere = endpoint(context.tables, record) != parsed.peer;
+    // port 0: a peer that is not known yet, and nobody sends from there
+    let elsewhere = parsed.peer.port == 0 || endpoint(context.tables, record) != parsed.peer;
     if parsed.inner == parsed.end && !elsewhere {
         return Err(DropReason::UdpKeepalive);
     }

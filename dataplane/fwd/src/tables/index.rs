@@ -7,7 +7,7 @@
 use super::error::TableError;
 use super::live::Endpoint;
 use super::outer::{self, OuterTable};
-use super::spec::{EncapKind, TunnelSpec, UdpEncap};
+use super::spec::{EncapKind, Rebind, TunnelSpec, UdpEncap};
 use crate::id::TunnelId;
 use hashbrown::HashMap;
 use std::net::Ipv4Addr;
@@ -37,6 +37,8 @@ pub(crate) struct Index {
     domains: Arc<Vec<(u32, TunnelId)>>,
     /// Our address and a peer's, of UDP tunnels: any tunnel of the two.
     udp_hosts: OuterTable,
+    /// Our addresses that have UDP tunnels whose peers may move, sorted.
+    moving: Arc<Vec<u32>>,
 }
 
 /// Key of our address and port in the port table.
@@ -58,6 +60,7 @@ impl Index {
             udp_peers: OuterTable::new(seed.rotate_left(42)),
             domains: Arc::new(Vec::new()),
             udp_hosts: OuterTable::new(seed.rotate_left(11)),
+            moving: Arc::new(Vec::new()),
         }
     }
 
@@ -116,6 +119,11 @@ impl Index {
         self.udp_hosts.lookup(key)
     }
 
+    /// Whether peers of UDP tunnels at this address of ours may move.
+    pub(crate) fn peers_move(&self, local: u32) -> bool {
+        self.moving.binary_search(&local).is_ok()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.proto41.bytes()
             + self.udp_ports.bytes()
@@ -140,6 +148,8 @@ pub(crate) struct IndexBuilder {
     next_group: usize,
     /// Further tunnels of two addresses that `udp_hosts` knows.
     crowded: HashMap<u64, Vec<u32>>,
+    /// UDP tunnels at an address of ours whose peers may move.
+    moving: HashMap<u32, usize>,
 }
 
 impl IndexBuilder {
@@ -150,6 +160,7 @@ impl IndexBuilder {
             free_groups: Vec::new(),
             next_group: 0,
             crowded: HashMap::new(),
+            moving: HashMap::new(),
         }
     }
 
@@ -221,6 +232,9 @@ impl IndexBuilder {
         };
         let key = port_key(local, udp.local_port);
         self.add_host(outer::key(local, spec.remote.octets()), id.0);
+        if udp.rebind != Rebind::Deny {
+            self.add_moving(spec.local.into());
+        }
         if !udp.shared {
             return self.index.udp_ports.insert(key, id.0);
         }
@@ -258,6 +272,9 @@ impl IndexBuilder {
             EncapKind::Udp(udp) => udp,
         };
         self.remove_host(outer::key(local, spec.remote.octets()), id.0);
+        if udp.rebind != Rebind::Deny {
+            self.remove_moving(spec.local.into());
+        }
         let key = port_key(local, udp.local_port);
         if !udp.shared {
             _ = self.index.udp_ports.remove(key);
@@ -277,6 +294,31 @@ impl IndexBuilder {
             self.groups.remove(&key);
             _ = self.index.udp_ports.remove(key);
         }
+    }
+
+    fn add_moving(&mut self, local: u32) {
+        let count = self.moving.entry(local).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            self.publish_moving();
+        }
+    }
+
+    fn remove_moving(&mut self, local: u32) {
+        let Some(count) = self.moving.get_mut(&local) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.moving.remove(&local);
+            self.publish_moving();
+        }
+    }
+
+    fn publish_moving(&mut self) {
+        let mut locals: Vec<u32> = self.moving.keys().copied().collect();
+        locals.sort_unstable();
+        self.index.moving = Arc::new(locals);
     }
 
     fn add_host(&mut self, key: u64, id: u32) {
@@ -327,7 +369,6 @@ fn is_member(spec: &TunnelSpec, local: Ipv4Addr, port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::Rebind;
     use super::*;
 
     const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

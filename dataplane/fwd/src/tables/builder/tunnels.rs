@@ -338,7 +338,8 @@ fn same_key(a: &TunnelSpec, b: &TunnelSpec) -> bool {
         && match (a.encap, b.encap) {
             (EncapKind::SixInFour, EncapKind::SixInFour) => a.remote == b.remote,
             (EncapKind::Udp(x), EncapKind::Udp(y)) => {
-                (a.remote, x.local_port, x.shared) == (b.remote, y.local_port, y.shared)
+                (a.remote, x.local_port, x.shared, x.rebind)
+                    == (b.remote, y.local_port, y.shared, y.rebind)
                     && (!x.shared || x.remote_port == y.remote_port)
             }
             _ => false,
