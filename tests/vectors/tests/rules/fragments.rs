@@ -2,10 +2,13 @@
 
 use sixferry_fwd::fragment::fragment;
 use sixferry_fwd::reassembly::{Limits, Outcome, Reassembler};
-use sixferry_fwd::{DropReason, PuntReason, Settings, Ticks, Verdict};
+use sixferry_fwd::{
+    DomainSpec, DropReason, EncapKind, PuntReason, Rebind, Settings, SixToFourRole, Ticks,
+    UdpEncap, Verdict,
+};
 use sixferry_vectors::relay::{
-    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, ethernet, in_ipv4,
-    outer, udp,
+    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, Sent, USER_A, USER_B, ethernet,
+    in_ipv4, in_udp, outer, udp,
 };
 use sixferry_wire::{checksum, ether, ipv4};
 use std::net::Ipv4Addr;
@@ -57,6 +60,172 @@ fn cut(packet: &[u8], mtu: usize) -> Vec<Vec<u8>> {
     })
     .expect("DF is clear");
     pieces
+}
+
+impl Both {
+    /// The first tunnel over UDP, peer at port 40,000.
+    fn over_udp(shared: bool, rebind: Rebind) -> Self {
+        let mut both = Self::new();
+        both.relay.change(both.relay.a, |spec| {
+            spec.encap = EncapKind::Udp(UdpEncap {
+                local_port: 4028,
+                remote_port: 40_000,
+                shared,
+                rebind,
+            });
+        });
+        both.relay.now = Ticks(1000 * Ticks::PER_SECOND);
+        both
+    }
+
+    /// Sends pieces in this order: all but the last are held, and the last completes the datagram.
+    fn completes(&mut self, pieces: &[Vec<u8>], order: &[usize]) {
+        let (last, before) = order.split_last().expect("pieces");
+        for at in before {
+            let held = self.send(&pieces[*at]).expect_err("incomplete");
+            assert_eq!(held, Outcome::Held, "{at} of {order:?}");
+        }
+        let sent = self.send(&pieces[*last]).expect("complete");
+        assert_eq!(sent.verdict, Verdict::Tx(INSIDE), "{order:?}");
+        assert_eq!(self.slow.contexts(), 0);
+    }
+}
+
+const NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+
+/// A datagram of the first tunnel's user, in two fragments.
+fn in_two(src: Ipv4Addr, port: u16) -> Vec<Vec<u8>> {
+    let datagram = in_udp((src, port), (LOCAL, 4028), &udp(USER_A, HOST, 64, 900));
+    let pieces = cut(&datagram, 576);
+    assert_eq!(pieces.len(), 2);
+    pieces
+}
+
+#[test]
+fn udp_fragments_of_a_peer_are_joined_in_any_order() {
+    for shared in [false, true] {
+        for order in [[0, 1], [1, 0]] {
+            let mut both = Both::over_udp(shared, Rebind::Deny);
+            both.completes(&in_two(REMOTE_A, 40_000), &order);
+        }
+    }
+}
+
+#[test]
+fn udp_fragments_of_strangers_open_nothing_where_peers_stay() {
+    for shared in [false, true] {
+        let mut both = Both::over_udp(shared, Rebind::Deny);
+        for (address, port) in [(NAT, 40_000), (REMOTE_B, 40_000)] {
+            let pieces = in_two(address, port);
+            let first = both.send(&pieces[0]).expect("a verdict at once");
+            let reason = DropReason::UdpRemoteMismatch;
+            assert_eq!(first.verdict, Verdict::Drop(reason), "{address}");
+            let later = both.send(&pieces[1]).expect("a verdict at once");
+            assert_eq!(later.verdict, Verdict::Drop(DropReason::NoTunnel));
+        }
+        assert_eq!(both.slow.contexts(), 0, "shared: {shared}");
+    }
+    let mut both = Both::over_udp(false, Rebind::Deny);
+    let first = both.send(&in_two(REMOTE_A, 40_001)[0]).expect("a verdict");
+    assert_eq!(
+        first.verdict,
+        Verdict::Drop(DropReason::UdpRemoteMismatch),
+        "another port of the peer's address"
+    );
+}
+
+#[test]
+fn udp_fragments_of_a_peer_that_moved_are_joined() {
+    for shared in [false, true] {
+        let mut both = Both::over_udp(shared, Rebind::InnerSource);
+        // the move itself may come in fragments, the first of them first
+        both.completes(&in_two(NAT, 51_000), &[0, 1]);
+        assert_eq!(
+            both.relay.builder.endpoint(both.relay.a),
+            Some((NAT, 51_000))
+        );
+        both.completes(&in_two(NAT, 51_000), &[0, 1]);
+    }
+}
+
+#[test]
+fn later_udp_fragments_from_elsewhere_are_looked_at_only_while_peers_may_move() {
+    for shared in [false, true] {
+        let later = in_two(NAT, 51_000).remove(1);
+        for rebind in [Rebind::Control, Rebind::InnerSource] {
+            let mut both = Both::over_udp(shared, rebind);
+            let outcome = both.send(&later).expect_err("goes with none");
+            assert!(matches!(outcome, Outcome::Drop(_)), "{outcome:?}");
+            assert_eq!(both.slow.contexts(), 0);
+            both.relay.change(both.relay.a, |spec| {
+                if let EncapKind::Udp(udp) = &mut spec.encap {
+                    udp.rebind = Rebind::Deny;
+                }
+            });
+            let sent = both.send(&later).expect("a verdict at once");
+            assert_eq!(sent.verdict, Verdict::Drop(DropReason::NoTunnel));
+        }
+    }
+}
+
+#[test]
+fn fragments_of_a_tunnel_that_is_down_open_nothing() {
+    let mut both = Both::new();
+    both.relay.change(both.relay.b, |spec| spec.up = false);
+    for piece in cut(&outer(REMOTE_B, 0, &udp(USER_B, HOST, 64, 1000)), 576) {
+        let sent = both.send(&piece).expect("a verdict at once");
+        assert_eq!(sent.verdict, Verdict::Drop(DropReason::TunnelDown));
+    }
+    let mut both = Both::over_udp(false, Rebind::Deny);
+    both.relay.change(both.relay.a, |spec| spec.up = false);
+    for piece in in_two(REMOTE_A, 40_000) {
+        let sent = both.send(&piece).expect("a verdict at once");
+        assert_eq!(sent.verdict, Verdict::Drop(DropReason::TunnelDown));
+    }
+    assert_eq!(both.slow.contexts(), 0);
+}
+
+#[test]
+fn fragments_of_a_domain_are_checked_like_its_packets() {
+    let (own, peer) = (Ipv4Addr::new(8, 0, 0, 1), Ipv4Addr::new(8, 0, 0, 2));
+    type Edit = fn(&mut DomainSpec);
+    let cases: [(Edit, Ipv4Addr, DropReason); 3] = [
+        (|s| s.input = false, peer, DropReason::DecapDisabled),
+        (|s| s.up = false, peer, DropReason::TunnelDown),
+        (|_| (), [127, 0, 0, 1].into(), DropReason::V4SrcMartian),
+    ];
+    for (edit, src, reason) in cases {
+        let mut both = Both::new();
+        let mut spec = DomainSpec::six_to_four(own, SixToFourRole::Relay);
+        edit(&mut spec);
+        both.relay.builder.insert_domain(&spec).expect("domain");
+        both.relay.publish();
+        let inner = udp("2002:800:2:1::1", HOST, 64, 1000);
+        for piece in cut(&in_ipv4(src, own, ipv4::PROTO_IPV6, 0, &inner), 576) {
+            let sent = both.send(&piece).expect("a verdict at once");
+            assert_eq!(sent.verdict, Verdict::Drop(reason));
+        }
+        assert_eq!(both.slow.contexts(), 0);
+    }
+}
+
+#[test]
+fn fragments_to_the_anycast_address_are_refused_like_whole_packets() {
+    let mut both = Both::new();
+    let anycast = Ipv4Addr::new(192, 88, 99, 1);
+    let packet = in_ipv4(
+        REMOTE_B,
+        anycast,
+        ipv4::PROTO_IPV6,
+        0,
+        &udp(USER_B, HOST, 64, 1000),
+    );
+    let mut packets = cut(&packet, 576);
+    packets.push(packet);
+    for packet in packets {
+        let sent = both.send(&packet).expect("a verdict at once");
+        assert_eq!(sent.verdict, Verdict::Drop(DropReason::AnycastDisabled));
+    }
 }
 
 #[test]

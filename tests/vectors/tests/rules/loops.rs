@@ -78,3 +78,21 @@ fn remote_end_that_is_another_tunnels_local_address_is_a_loop() {
     let sent = relay.native(&udp(HOST, "2001:db8:300::1", 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf));
 }
+
+#[test]
+fn loops_are_refused_before_the_hop_limit_is_looked_at() {
+    let mut relay = Relay::new();
+    relay.builder.set_route4(
+        "192.0.2.20/32".parse().expect("prefix"),
+        RouteSource::Kernel,
+        Route::Local,
+    );
+    relay.publish();
+    for hop_limit in [0, 1, 2, 64] {
+        let looped = Verdict::Drop(DropReason::LoopSelf);
+        let sent = relay.native(&udp(HOST, USER_B, hop_limit, 8));
+        assert_eq!(sent.verdict, looped, "hop limit {hop_limit}");
+        let sent = relay.tunnelled(REMOTE_A, &udp(USER_A, USER_B, hop_limit, 8));
+        assert_eq!(sent.verdict, looped, "hop limit {hop_limit}");
+    }
+}

@@ -1,7 +1,7 @@
 //! What the outer header says, and what becomes of it at the exit.
 
 use crate::{icmp_of, inner_header, outer_header, with_class};
-use sixferry_fwd::{DropReason, Dscp, Ecn, MtuMode, Ttl, TunnelSpec, Verdict};
+use sixferry_fwd::{DropReason, Dscp, Ecn, MtuMode, NextHop, Ttl, TunnelSpec, Verdict};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, Relay, USER_A, USER_B, ethernet, outer, udp,
 };
@@ -103,4 +103,26 @@ fn unusual_ecn_is_counted_per_tunnel() {
     assert_eq!(relay.local.counters().ecn_unusual, 3);
     assert_eq!(totals.drops, [(DropReason::EcnCeOnNotEct, 1)]);
     assert_eq!((totals.in_packets, totals.in_bytes), (3, 3 * 56));
+}
+
+#[test]
+fn what_does_not_fit_the_link_is_not_counted_as_carried() {
+    let mut relay = Relay::new();
+    let carried = |relay: &Relay| {
+        let totals = relay.builder.tunnel_counters(relay.a).expect("tunnel");
+        totals.out_packets
+    };
+    relay.change(relay.a, |spec| spec.mtu_mode = MtuMode::Managed);
+    let hop = NextHop {
+        mtu: 1280,
+        ..*relay.builder.next_hop(relay.hop4).expect("hop")
+    };
+    relay.builder.set_next_hop(relay.hop4, hop);
+    relay.publish();
+    let sent = relay.native(&udp(HOST, USER_A, 64, 1280 - 48));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::V4TooBig));
+    assert_eq!(carried(&relay), 0);
+    let sent = relay.native(&udp(HOST, USER_A, 64, 1260 - 48));
+    assert_eq!(sent.verdict, Verdict::Tx(OUTSIDE));
+    assert_eq!(carried(&relay), 1);
 }

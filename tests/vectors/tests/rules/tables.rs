@@ -1,10 +1,15 @@
 //! Changes to the tables.
 
 use crate::outer_header;
-use sixferry_fwd::{DropReason, Dscp, Route, RouteSource, TableError, Ttl, TunnelSpec, Verdict};
-use sixferry_vectors::relay::{
-    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, Relay, USER_A, USER_B, prefix, udp, v6,
+use sixferry_fwd::{
+    DropReason, Dscp, EncapKind, Rebind, Route, RouteSource, TableError, Ttl, TunnelSpec,
+    TunnelTotals, UdpEncap, Verdict,
 };
+use sixferry_vectors::relay::{
+    HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, USER_A, USER_B, ethernet, in_udp,
+    prefix, udp, v6,
+};
+use sixferry_wire::ether;
 use std::net::Ipv4Addr;
 
 #[test]
@@ -170,4 +175,119 @@ fn kernel_route_hidden_by_a_tunnel_comes_back() {
     relay.publish();
     let sent = relay.native(&udp(HOST, USER_B, 64, 8));
     assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6Blackhole));
+}
+
+fn at_port_4028(remote_port: u16, shared: bool) -> EncapKind {
+    EncapKind::Udp(UdpEncap {
+        local_port: 4028,
+        remote_port,
+        shared,
+        rebind: Rebind::Deny,
+    })
+}
+
+#[test]
+fn port_that_a_tunnel_shares_cannot_be_taken_by_another() {
+    let mut relay = Relay::new();
+    relay.change(relay.a, |spec| spec.encap = at_port_4028(40_000, true));
+    let mut alone = relay.builder.tunnel(relay.b).expect("tunnel");
+    alone.encap = at_port_4028(50_000, false);
+    let refused = TableError::PortInUse {
+        local: LOCAL,
+        port: 4028,
+        by: None,
+    };
+    assert_eq!(
+        relay.builder.update_tunnel(relay.b, &alone),
+        Err(refused.clone())
+    );
+    let third = TunnelSpec {
+        prefixes: vec![prefix("2001:db8:300::/48")],
+        ..alone.clone()
+    };
+    assert_eq!(relay.builder.insert_tunnel(&third), Err(refused.clone()));
+    relay.publish();
+    let arrives = |relay: &mut Relay, src, port, inner: &[u8]| {
+        let packet = in_udp((src, port), (LOCAL, 4028), inner);
+        let sent = relay.frame(OUTSIDE, &ethernet(ether::TYPE_IPV4, &packet));
+        sent.verdict
+    };
+    let of_a = udp(USER_A, HOST, 64, 8);
+    let of_b = udp(USER_B, HOST, 64, 8);
+    let passed = Verdict::Tx(INSIDE);
+    assert_eq!(arrives(&mut relay, REMOTE_A, 40_000, &of_a), passed);
+    let plain = relay.tunnelled(REMOTE_B, &of_b);
+    assert_eq!(plain.verdict, passed, "the refused change left it alone");
+    // two that share: neither may have it for itself
+    relay.change(relay.b, |spec| spec.encap = at_port_4028(50_000, true));
+    assert_eq!(relay.builder.update_tunnel(relay.b, &alone), Err(refused));
+    // the last of them may, and keeps it when others go
+    relay.builder.remove_tunnel(relay.a).expect("tunnel");
+    relay
+        .builder
+        .update_tunnel(relay.b, &alone)
+        .expect("nobody else is there");
+    relay.publish();
+    assert_eq!(arrives(&mut relay, REMOTE_B, 50_000, &of_b), passed);
+    let gone = Verdict::Drop(DropReason::UdpRemoteMismatch);
+    assert_eq!(arrives(&mut relay, REMOTE_A, 40_000, &of_a), gone);
+    let endpoints: Vec<_> = relay.builder.udp_endpoints().collect();
+    assert_eq!(endpoints, [(LOCAL, 4028)]);
+    relay.builder.remove_tunnel(relay.b).expect("tunnel");
+    assert_eq!(relay.builder.udp_endpoints().count(), 0);
+}
+
+#[test]
+fn freed_id_rests_for_two_snapshots() {
+    let mut relay = Relay::new();
+    let spec = relay.builder.tunnel(relay.a).expect("tunnel");
+    relay.builder.remove_tunnel(relay.a).expect("tunnel");
+    let prefixes = [
+        "2001:db8:100::/48",
+        "2001:db8:300::/48",
+        "2001:db8:400::/48",
+    ];
+    for (rested, text) in prefixes.into_iter().enumerate() {
+        if rested > 0 {
+            _ = relay.builder.snapshot();
+        }
+        let spec = TunnelSpec {
+            prefixes: vec![prefix(text)],
+            remote: Ipv4Addr::from(u32::from(REMOTE_A) + u32::try_from(rested).expect("small")),
+            link: spec.link.filter(|_| rested == 0),
+            ..spec.clone()
+        };
+        let id = relay.builder.insert_tunnel(&spec).expect("room");
+        assert_eq!(id == relay.a, rested == 2, "after {rested} snapshots");
+        // the worker still has the tables of before, and counts under the old id
+        relay.tunnelled(REMOTE_A, &udp(USER_A, HOST, 64, 8));
+        let totals = relay.builder.tunnel_counters(id).expect("tunnel");
+        if rested < 2 {
+            assert_eq!(totals, TunnelTotals::default());
+        }
+    }
+}
+
+#[test]
+fn route_of_two_sources_into_one_tunnel_goes_with_the_tunnel() {
+    let sources = [RouteSource::Api, RouteSource::Kernel];
+    let extra = prefix("2001:db8:999::/48");
+    let inside = v6("2001:db8:999::1");
+    for first in sources {
+        let mut relay = Relay::new();
+        let found = |relay: &Relay| relay.builder.lookup6(inside).map(|(p, _)| p.len());
+        for source in sources {
+            relay
+                .builder
+                .set_route6(extra, source, Route::Tunnel(relay.b));
+        }
+        relay.builder.remove_route6(extra, first);
+        assert_eq!(found(&relay), Some(48), "the other still says so");
+        relay.publish();
+        let sent = relay.native(&udp(HOST, "2001:db8:999::1", 64, 8));
+        assert_eq!(outer_header(sent.ip()).dst(), REMOTE_B.octets());
+        relay.builder.remove_tunnel(relay.b).expect("tunnel");
+        assert_eq!(found(&relay), Some(0), "without {first:?}");
+        assert!(!relay.builder.covering().iter().any(|p| p.covers(extra)));
+    }
 }

@@ -9,11 +9,11 @@ use sixferry_vectors::relay::{
 use sixferry_wire::{ether, udp as wire};
 use std::net::Ipv4Addr;
 
-const NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
-const SECOND: u64 = Ticks::PER_SECOND;
+pub(crate) const NAT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
+pub(crate) const SECOND: u64 = Ticks::PER_SECOND;
 
 /// The first tunnel over UDP, dedicated port 4028, peer at port 40,000.
-fn relay(rebind: Rebind) -> Relay {
+pub(crate) fn relay(rebind: Rebind) -> Relay {
     let mut relay = Relay::new();
     relay.change(relay.a, |spec| {
         spec.encap = EncapKind::Udp(UdpEncap {
@@ -28,7 +28,7 @@ fn relay(rebind: Rebind) -> Relay {
 }
 
 /// Both tunnels on port 4028, told apart by the peer.
-fn shared(rebind: Rebind) -> Relay {
+pub(crate) fn shared(rebind: Rebind) -> Relay {
     let mut relay = Relay::new();
     let encap = |remote_port| {
         EncapKind::Udp(UdpEncap {
@@ -44,17 +44,17 @@ fn shared(rebind: Rebind) -> Relay {
     relay
 }
 
-fn datagram(src: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn datagram(src: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     in_udp((src, port), (LOCAL, 4028), payload)
 }
 
-fn receive(relay: &mut Relay, src: Ipv4Addr, port: u16, payload: &[u8]) -> Sent {
+pub(crate) fn receive(relay: &mut Relay, src: Ipv4Addr, port: u16, payload: &[u8]) -> Sent {
     let frame = ethernet(ether::TYPE_IPV4, &datagram(src, port, payload));
     relay.frame(OUTSIDE, &frame)
 }
 
 /// Where a packet to the first tunnel's user goes.
-fn downlink(relay: &mut Relay) -> (Ipv4Addr, u16) {
+pub(crate) fn downlink(relay: &mut Relay) -> (Ipv4Addr, u16) {
     let sent = relay.native(&udp(HOST, USER_A, 64, 8));
     let (src, dst) = sent_from(&sent);
     assert_eq!(src, LOCAL);
@@ -63,7 +63,7 @@ fn downlink(relay: &mut Relay) -> (Ipv4Addr, u16) {
     (dst, header.dst_port())
 }
 
-fn events(relay: &mut Relay) -> Vec<Event> {
+pub(crate) fn events(relay: &mut Relay) -> Vec<Event> {
     let mut events = Vec::new();
     relay.local.take_events(|event| events.push(event));
     events
