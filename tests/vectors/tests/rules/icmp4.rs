@@ -1,7 +1,11 @@
 //! ICMPv4 errors about outer packets: which are believed, and what becomes of them.
 
+use crate::udp_tunnels::{NAT, events, receive, shared};
 use crate::{icmp_of, inner_header, outer_header};
-use sixferry_fwd::{DropReason, EncapKind, Event, MtuMode, Ticks, UdpEncap, Verdict};
+use sixferry_fwd::{
+    DropReason, EncapKind, Event, MtuMode, NextHop, NextHopState, PuntReason, Rebind, Ticks,
+    UdpEncap, Verdict,
+};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, Relay, USER_A, USER_B, ethernet, icmp, outer, udp, v6,
 };
@@ -230,4 +234,85 @@ fn error_about_a_udp_tunnel_must_quote_its_ports() {
         Verdict::Drop(DropReason::Icmp4Consumed),
         "no inner header"
     );
+}
+
+#[test]
+fn error_about_a_moved_peer_on_a_shared_port_is_its_tunnels() {
+    let mut relay = shared(Rebind::InnerSource);
+    for id in [relay.a, relay.b] {
+        relay.change(id, |spec| spec.mtu_mode = MtuMode::Dynamic);
+    }
+    let of_old = relay.native(&udp(HOST, USER_A, 64, 1000)).ip().to_vec();
+    let of_b = relay.native(&udp(HOST, USER_B, 64, 1000)).ip().to_vec();
+    let sent = receive(&mut relay, NAT, 51_000, &udp(USER_A, HOST, 64, 8));
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+    let ours = relay.native(&udp(HOST, USER_A, 64, 1000)).ip().to_vec();
+    assert_eq!(outer_header(&ours).dst(), NAT.octets());
+    // what never left: to the old place, and another tunnel's packet to the new one
+    let mut crossed = of_b;
+    crossed[12..24].copy_from_slice(&ours[12..24]);
+    for quoted in [&of_old, &crossed, &ours[..28].to_vec()] {
+        let sent = relay.frame(OUTSIDE, &icmp4(3, 4, 900, quoted));
+        assert_eq!(sent.verdict, Verdict::Drop(DropReason::Icmp4NoTunnel));
+    }
+    assert_eq!(relay.builder.path_mtu(relay.a), None);
+    relayed(&mut relay, &icmp4(3, 4, 900, &ours[..100]));
+    assert_eq!(relay.builder.path_mtu(relay.a), Some(900));
+    assert_eq!(relay.builder.path_mtu(relay.b), None);
+}
+
+#[test]
+fn user_of_a_tunnel_that_is_down_is_not_told() {
+    let mut relay = Relay::new();
+    let ours = relay.tunnelled(REMOTE_A, &udp(USER_A, USER_B, 64, 100));
+    let error = icmp4(3, 1, 0, &ours.ip()[..100]);
+    assert_eq!(
+        relay.frame(OUTSIDE, &error).verdict,
+        Verdict::Answer(OUTSIDE)
+    );
+    relay.change(relay.a, |spec| spec.up = false);
+    let sent = relay.frame(OUTSIDE, &error);
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::Icmp4Consumed));
+}
+
+#[test]
+fn error_that_waits_for_a_neighbour_teaches_only_when_it_comes_again() {
+    for (kind, code, mtu) in [(3, 4, 1000), (3, 1, 0)] {
+        let mut relay = dynamic(EncapKind::SixInFour);
+        let ours = relay.native(&udp(HOST, USER_A, 64, 1300)).ip().to_vec();
+        let error = icmp4(kind, code, mtu, &ours);
+        let resolved = *relay.builder.next_hop(relay.hop6).expect("hop");
+        let gateway = "fe80::1".parse().expect("address");
+        let waiting = NextHop {
+            state: NextHopState::Unresolved { gateway },
+            ..resolved
+        };
+        relay.builder.set_next_hop(relay.hop6, waiting);
+        relay.publish();
+        for _ in 0..2 {
+            let sent = relay.frame(OUTSIDE, &error);
+            let held = Verdict::Punt(PuntReason::NextHopUnresolved);
+            assert_eq!((sent.verdict, &sent.frame), (held, &error));
+            assert_eq!(events(&mut relay), []);
+            assert_eq!(relay.builder.path_mtu(relay.a), None);
+        }
+        relay.builder.set_next_hop(relay.hop6, resolved);
+        relay.publish();
+        relayed(&mut relay, &error);
+        let learnt = (code == 4).then_some(mtu);
+        assert_eq!(relay.builder.path_mtu(relay.a), learnt);
+        assert_eq!(events(&mut relay).len(), 1);
+    }
+}
+
+#[test]
+fn quoted_later_fragment_has_no_inner_header() {
+    let mut relay = Relay::new();
+    let mut ours = relay.native(&udp(HOST, USER_A, 64, 100)).ip().to_vec();
+    ours[7] = 4;
+    ours[10..12].fill(0);
+    let sum = checksum::finish(checksum::sum(&ours[..20]));
+    ours[10..12].copy_from_slice(&sum.to_be_bytes());
+    let sent = relay.frame(OUTSIDE, &icmp4(3, 1, 0, &ours));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::Icmp4Consumed));
 }

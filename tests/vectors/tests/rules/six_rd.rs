@@ -2,10 +2,13 @@
 
 use crate::{icmp_of, inner_header, outer_header, sent_from};
 use sixferry_fwd::{
-    DomainKind, DomainSpec, DropReason, Dscp, MtuMode, Route, RouteSource, SixRdRole, Verdict,
+    DomainKind, DomainSpec, DropReason, Dscp, MtuMode, PortId, Route, RouteSource, Settings,
+    SixRdRole, Urpf, Verdict,
 };
-use sixferry_vectors::relay::{HOST, INSIDE, OUTSIDE, Relay, echo, prefix, udp};
-use sixferry_wire::{icmpv6, ipv4, ipv6};
+use sixferry_vectors::relay::{
+    HOST, INSIDE, OUTSIDE, ROUTER, Relay, USER_A, echo, ethernet, in_ipv4, prefix, udp,
+};
+use sixferry_wire::{ether, icmpv6, ipv4, ipv6};
 use std::net::Ipv4Addr;
 
 const BR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -36,8 +39,13 @@ fn border(edit: impl FnOnce(&mut DomainSpec)) -> Relay {
 }
 
 fn customer() -> Relay {
+    customer_with(|_| ())
+}
+
+fn customer_with(edit: impl FnOnce(&mut DomainSpec)) -> Relay {
     let mut relay = Relay::new();
-    let spec = domain(CE, SixRdRole::Ce { br: BR });
+    let mut spec = domain(CE, SixRdRole::Ce { br: BR });
+    edit(&mut spec);
     let id = relay.builder.insert_domain(&spec).expect("domain");
     let own = spec.delegated(CE).expect("in the domain");
     assert_eq!(own, prefix("3fff:0:6464:100::/56"));
@@ -237,4 +245,150 @@ fn two_domains_and_a_tunnel_side_by_side() {
     // from one domain into the other
     let sent = relay.decapsulated(customer, second, &udp(at, AT_CE, 64, 8));
     assert_eq!(sent_from(&sent), (BR, CE));
+}
+
+#[test]
+fn reverse_path_of_the_named_border_relay_is_checked_too() {
+    let from = |relay: &mut Relay, port: PortId, outer, src| {
+        let inner = udp(src, AT_CE, 64, 8);
+        let packet = in_ipv4(outer, CE, ipv4::PROTO_IPV6, 0, &inner);
+        relay
+            .frame(port, &ethernet(ether::TYPE_IPV4, &packet))
+            .verdict
+    };
+    let refused = Verdict::Drop(DropReason::V4IngressFilter);
+    let passed = Verdict::Tx(INSIDE);
+    for (outer, src) in [(BR, HOST), (OTHER, AT_OTHER)] {
+        let mut relay = customer_with(|spec| spec.urpf = Urpf::Strict);
+        // the route to both leads outside
+        assert_eq!(from(&mut relay, OUTSIDE, outer, src), passed);
+        assert_eq!(from(&mut relay, INSIDE, outer, src), refused, "{outer}");
+        let mut relay = customer_with(|spec| spec.urpf = Urpf::Loose);
+        assert_eq!(from(&mut relay, INSIDE, outer, src), passed);
+        let all = "0.0.0.0/0".parse().expect("prefix");
+        relay.builder.remove_route4(all, RouteSource::Kernel);
+        relay.publish();
+        assert_eq!(from(&mut relay, OUTSIDE, outer, src), refused, "{outer}");
+    }
+}
+
+#[test]
+fn sources_known_here_do_not_come_by_way_of_the_border_relay() {
+    let mut relay = customer();
+    let second = DomainSpec::six_rd(
+        Ipv4Addr::new(11, 0, 0, 1),
+        prefix("3ffe::/32"),
+        Ipv4Addr::new(11, 0, 0, 0),
+        8,
+        SixRdRole::Br { anycast: false },
+    );
+    relay.builder.insert_domain(&second).expect("domain");
+    let (own, kernel) = (prefix("2001:db8:abcd::1/128"), RouteSource::Kernel);
+    relay.builder.set_route6(own, kernel, Route::Local);
+    relay.publish();
+    for source in [
+        ROUTER,
+        USER_A,
+        "2001:db8:abcd::1",
+        // a customer of the other domain's border relay, which is here
+        "3ffe:0:6464:100::1",
+    ] {
+        let sent = relay.decapsulated(BR, CE, &udp(source, AT_CE, 64, 8));
+        assert_eq!(
+            sent.verdict,
+            Verdict::Drop(DropReason::InnerSrcSpoof),
+            "{source}"
+        );
+    }
+    let sent = relay.decapsulated(BR, CE, &udp(HOST, AT_CE, 64, 8));
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+}
+
+#[test]
+fn border_relays_own_source_on_the_native_side_is_a_loop_before_it_is_a_spoof() {
+    let mut relay = border(|_| ());
+    for to in [HOST, AT_CE] {
+        let sent = relay.native(&udp(AT_BR, to, 64, 8));
+        assert_eq!(sent.verdict, Verdict::Drop(DropReason::LoopSelf), "{to}");
+    }
+}
+
+#[test]
+fn relays_of_6to4_and_link_local_hosts_are_no_customers() {
+    // no common bits: any IPv4 address has a prefix in the domain
+    let br = Ipv4Addr::new(9, 0, 0, 1);
+    let any = Ipv4Addr::UNSPECIFIED;
+    let role = SixRdRole::Br { anycast: false };
+    let spec = DomainSpec::six_rd(br, prefix("3ffe::/16"), any, 0, role);
+    let mut relay = Relay::new();
+    relay.builder.insert_domain(&spec).expect("domain");
+    relay.publish();
+    let cases = [
+        (
+            [192, 88, 99, 1],
+            "3ffe:c058:6301::1",
+            DropReason::V4Denied,
+            DropReason::V4Denied,
+        ),
+        (
+            [192, 88, 99, 200],
+            "3ffe:c058:63c8::1",
+            DropReason::V4Denied,
+            DropReason::V4Denied,
+        ),
+        (
+            [169, 254, 1, 1],
+            "3ffe:a9fe:101::1",
+            DropReason::V4SrcMartian,
+            DropReason::V4DstMartian,
+        ),
+    ];
+    for (outer, inner, received, entered) in cases {
+        let sent = relay.decapsulated(outer.into(), br, &udp(inner, HOST, 64, 8));
+        assert_eq!(sent.verdict, Verdict::Drop(received), "{inner}");
+        let sent = relay.native(&udp(HOST, inner, 64, 8));
+        assert_eq!(sent.verdict, Verdict::Drop(entered), "{inner}");
+    }
+    for (outer, inner) in [
+        ([192, 88, 98, 1], "3ffe:c058:6201::1"),
+        ([192, 88, 100, 1], "3ffe:c058:6401::1"),
+        ([169, 253, 1, 1], "3ffe:a9fd:101::1"),
+    ] {
+        let sent = relay.decapsulated(outer.into(), br, &udp(inner, HOST, 64, 8));
+        assert_eq!(sent.verdict, Verdict::Tx(INSIDE), "{inner}");
+        let sent = relay.native(&udp(HOST, inner, 64, 8));
+        assert_eq!(sent_from(&sent), (br, outer.into()));
+    }
+}
+
+#[test]
+fn customers_of_a_domain_have_rates_of_their_own() {
+    let mut relay = border(|_| ());
+    let defaults = Settings::default();
+    let settings = Settings {
+        icmp_errors: defaults.icmp_errors,
+        answers: defaults.answers,
+        ..relay.builder.settings().clone()
+    };
+    relay.builder.set_settings(settings);
+    relay.publish();
+    let spec = domain(BR, SixRdRole::Br { anycast: false });
+    let mut answered = |last: u8, packet: &dyn Fn(&str) -> Vec<u8>| {
+        let ce = Ipv4Addr::new(10, 1, 1, last);
+        let own = spec.delegated(ce).expect("a customer").address();
+        let sent = relay.decapsulated(ce, BR, &packet(&own.to_string()));
+        u32::from(matches!(sent.verdict, Verdict::Answer(_)))
+    };
+    let expired = |src: &str| udp(src, HOST, 1, 8);
+    // one of them uses up what is his, and only that
+    let noisy: u32 = (0..50).map(|_| answered(1, &expired)).sum();
+    assert_eq!(noisy, defaults.icmp_errors.tunnel_burst);
+    let others: u32 = (2..102).map(|ce| answered(ce, &expired)).sum();
+    // who meets the noisy one in a slot of the table has nothing left
+    assert!(others >= 98, "{others}");
+    let asked = |src: &str| echo(src, ROUTER);
+    let noisy: u32 = (0..200).map(|_| answered(1, &asked)).sum();
+    assert_eq!(noisy, defaults.answers.tunnel_burst);
+    let others: u32 = (2..102).map(|ce| answered(ce, &asked)).sum();
+    assert!(others >= 98, "{others}");
 }

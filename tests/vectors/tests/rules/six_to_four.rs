@@ -5,7 +5,9 @@ use sixferry_fwd::{
     DomainKind, DomainSpec, DropReason, Route, RouteSource, SixToFourRole, TableError, TunnelId,
     Urpf, Verdict,
 };
-use sixferry_vectors::relay::{HOST, INSIDE, OUTSIDE, Relay, USER_A, echo, prefix, udp, v6};
+use sixferry_vectors::relay::{
+    HOST, INSIDE, OUTSIDE, ROUTER, Relay, USER_A, echo, prefix, udp, v6,
+};
 use sixferry_wire::icmpv6;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -347,4 +349,19 @@ fn one_mechanism_at_an_address_and_configured_tunnels_first() {
         relay.builder.lookup6(v6(&of(PEER))).map(|(p, _)| p.len()),
         Some(16)
     );
+}
+
+#[test]
+fn sources_known_here_do_not_come_by_way_of_the_sites_relay() {
+    let mut relay = site();
+    for source in [USER_A, ROUTER] {
+        let sent = relay.decapsulated(ANYCAST, OWN, &udp(source, &of(OWN), 64, 8));
+        assert_eq!(
+            sent.verdict,
+            Verdict::Drop(DropReason::InnerSrcSpoof),
+            "{source}"
+        );
+    }
+    let sent = relay.decapsulated(ANYCAST, OWN, &udp(HOST, &of(OWN), 64, 8));
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
 }
