@@ -264,11 +264,6 @@ impl Metrics {
             slow.reinjected(),
         )?;
         out.counter("slow_path_delivered_packets", "Delivered", slow.delivered())?;
-        out.counter(
-            "slow_path_merged_packets",
-            "Fragments that became part of a datagram",
-            slow.merged(),
-        )?;
         let (transmitted, refused) = self.runtime.transmitted();
         out.counter(
             "slow_path_transmitted_packets",
