@@ -30,8 +30,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Users beside the one whose flow is watched: with their four reassemblies each, more than the
 /// relay keeps of all.
 const CROWD: u32 = 301;
-/// Memory may move by this much: counters of the API, a thread's stack.
-const GROWTH: u64 = 4 << 20;
+/// Bytes of data in a fragment: all of them kept would be 80 MB.
+const FRAGMENT: usize = 1000;
+/// Memory may grow by this much: reassembly's own limit is 2 MiB, and the kernel gives the allocator
+/// pages of 2 MiB.
+const GROWTH: u64 = 10 << 20;
 /// Errors to one user: what the configuration's defaults allow.
 const ERRORS_PER_SECOND: u64 = 10;
 const ERRORS_BURST: u64 = 10;
@@ -146,7 +149,7 @@ fn crowd(n: u32) -> Ipv4Addr {
 
 /// Sends `fragments` fragments from `serial` on, and a tenth as many packets of each kind.
 fn flood(forger: &Forger, serial: u32, fragments: u32) {
-    let payload = [echo_request(PEER_INNER, HOST_V6, 64), vec![0x5a; 64]].concat();
+    let payload = [echo_request(PEER_INNER, HOST_V6, 64), vec![0x5a; FRAGMENT]].concat();
     let whole = payload.len() / 8 * 8;
     let mut fragment = ipv4(IpNumber::IPV6, STRANGER, RELAY_V4, &payload[..whole]);
     let others = Kind::ALL.map(Kind::packet);

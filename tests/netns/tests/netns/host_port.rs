@@ -1,11 +1,19 @@
-//! The host port: the relay host's own stack and the users of its tunnels reach each other.
+//! The host port: the relay host's own stack and the users of its tunnels reach each other, beside
+//! everything that only passes through.
 
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::Ipv6Addr;
+use std::thread;
 use std::time::Duration;
 
 use sixferry_netns_tests::daemon::{Daemon, DaemonConfig, LAB_TUNNEL};
-use sixferry_netns_tests::ledger::packets;
-use sixferry_netns_tests::tcp::bulk;
-use sixferry_netns_tests::topology::{GUEST_INNER, HOST_V6, Lab, LabPlan, RELAY_V6, USER_V6};
+use sixferry_netns_tests::flow::{Peer, UdpFlow};
+use sixferry_netns_tests::ledger::{assert_every_packet_accounted_for, packets};
+use sixferry_netns_tests::tcp::{Server, bulk, pattern};
+use sixferry_netns_tests::topology::{
+    GUEST_INNER, HOST_V6, Lab, LabPlan, PLAIN_V4, RELAY_V4, RELAY_V6, USER_V6,
+};
 use sixferry_netns_tests::{Ping, wait_until};
 use sixferry_proto::dataplane::v1::TunnelState;
 
@@ -13,9 +21,20 @@ const BULK: usize = 2 << 20;
 const SOON: Duration = Duration::from_secs(10);
 const DEVICE: &str = "sixferry0";
 
+const PAGE: usize = 2 << 20;
+const RATE: u32 = 500;
+
+/// Another user, whose traffic only passes through.
+const OTHER_PREFIX: &str = "2001:db8:200::/48";
+const OTHER_INNER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x200, 0, 0, 0, 0, 2);
+
 fn with_host_port() -> Option<(Daemon, Lab)> {
+    with_host_port_and("")
+}
+
+fn with_host_port_and(sections: &str) -> Option<(Daemon, Lab)> {
     let lab = LabPlan::new().build()?;
-    let config = DaemonConfig::of_lab(&lab, "auto", 1280);
+    let config = DaemonConfig::of_lab(&lab, "auto", 1280).section(sections);
     let daemon = Daemon::start(&lab.relay, &config.section("[host_port]\nenabled = true"));
     Some((daemon, lab))
 }
@@ -135,4 +154,91 @@ fn a_silent_peer_is_found_unreachable_and_found_again() {
     assert!(took > Duration::from_secs(5), "{took:?}");
     lab.user.ip("link set tap4 master br4");
     wait_until("the peer is back", silent, || state() == TunnelState::Up);
+}
+
+/// The relay host's web page, over the user's tunnel.
+#[test]
+#[ignore = "needs root"]
+fn a_user_fetches_a_page_of_the_relay_host() {
+    let Some((daemon, lab)) = with_host_port() else {
+        return;
+    };
+    wait_until("the kernel has the routes", SOON, || {
+        routes(&lab).contains("2001:db8:fe::/64")
+    });
+    let page = pattern(PAGE, 80);
+    let server = Server::listen(&lab.relay, RELAY_V6);
+    let port = server.address.port();
+    let body = page.clone();
+    let serving = thread::spawn(move || {
+        let mut stream = server.accept()?;
+        let mut request = [0; 1024];
+        let len = stream.read(&mut request)?;
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n"
+        )?;
+        stream.write_all(&body)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&request[..len]).into_owned())
+    });
+    lab.guest().run(&format!(
+        "wget -q -O /tmp/page http://[{RELAY_V6}]:{port}/users"
+    ));
+    let request = serving.join().expect("no panic").expect("a request");
+    assert!(request.starts_with("GET /users "), "{request}");
+    let fetched = fs::read(lab.guest().path("/tmp/page")).expect("a file of the guest");
+    assert!(
+        fetched == page,
+        "{} of {PAGE} bytes, or some differ",
+        fetched.len()
+    );
+    assert_every_packet_accounted_for(&daemon);
+}
+
+/// The host's own bulk transfers take the way of its packets, not that of others.
+#[test]
+#[ignore = "needs root"]
+fn transfers_of_the_relay_host_cost_others_nothing() {
+    let other = format!(
+        "[[tunnel]]\nid = \"other\"\nlocal = \"{RELAY_V4}\"\nremote = \"{PLAIN_V4}\"\n\
+         prefixes = [\"{OTHER_PREFIX}\"]"
+    );
+    let Some((daemon, lab)) = with_host_port_and(&other) else {
+        return;
+    };
+    wait_until("the kernel has the routes", SOON, || {
+        routes(&lab).contains("2001:db8:100::/48")
+    });
+    lab.host
+        .ip(&format!("route add {OTHER_PREFIX} via {RELAY_V6}"));
+    let peer = Peer {
+        net: &lab.user,
+        outer: PLAIN_V4,
+        relay: RELAY_V4,
+        inner: OTHER_INNER,
+    };
+    let flows = |rate| {
+        let up = UdpFlow::from_peer(peer, (&lab.host, HOST_V6), 200, rate);
+        let down = UdpFlow::to_peer((&lab.host, HOST_V6), peer, 200, rate);
+        up.wait_received(5, SOON);
+        down.wait_received(5, SOON);
+        [up, down]
+    };
+    // So that every neighbour is known.
+    for flow in flows(50) {
+        let _ = flow.stop();
+    }
+    let flows = flows(RATE);
+    bulk(&lab.relay, &lab.user, USER_V6, 2 * BULK).expect("TCP from the relay host to a user");
+    bulk(&lab.user, &lab.relay, RELAY_V6, 2 * BULK).expect("TCP from a user to the relay host");
+    for (name, flow) in ["up", "down"].into_iter().zip(flows) {
+        flow.wait_received(u64::from(RATE), SOON);
+        let report = flow.stop();
+        assert!(
+            report.lost.is_empty() && report.duplicated == 0,
+            "{name}: {report:?}"
+        );
+    }
+    assert_every_packet_accounted_for(&daemon);
 }

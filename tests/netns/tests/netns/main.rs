@@ -8,7 +8,6 @@ mod floods;
 mod fragments;
 mod guest;
 mod host;
-mod host_and_users;
 mod host_port;
 mod interop;
 mod modes;
