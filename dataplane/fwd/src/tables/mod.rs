@@ -16,7 +16,7 @@ mod outer;
 pub(crate) mod record;
 mod spec;
 
-pub use builder::TablesBuilder;
+pub use builder::{TablesBuilder, TakenTunnel};
 pub use domain::{DomainKind, DomainSpec, SixRdRole, SixToFourRole, Urpf};
 pub use error::TableError;
 pub use spec::{

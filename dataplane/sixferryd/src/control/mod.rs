@@ -99,7 +99,7 @@ pub(crate) struct Control {
     routes: RouteStore,
     log: WatchLog,
     rewatched: Rewatched,
-    /// Totals of tunnels that a rolled-back message had removed: the tables count them from 0.
+    /// Totals of domains that a rolled-back message had removed: the tables count them from 0.
     carried: HashMap<u32, TunnelTotals>,
     /// Number of the last change to the tables.
     change: u64,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sixferry_fwd::{TableError, TunnelId, TunnelSpec, TunnelTotals};
+use sixferry_fwd::{TableError, TakenTunnel, TunnelId, TunnelSpec};
 
 use super::error::Error;
 use super::liveness::Liveness;
@@ -46,11 +46,7 @@ enum Undo {
         tunnel: TunnelId,
         generation: u32,
     },
-    Deleted {
-        spec: TunnelSpec,
-        record: Record,
-        totals: TunnelTotals,
-    },
+    Deleted { taken: TakenTunnel, record: Record },
 }
 
 /// A message while it is being applied.
@@ -237,14 +233,9 @@ impl Control {
     }
 
     fn delete(&mut self, tunnel: TunnelId, tx: &mut Transaction) {
-        let Some(spec) = self.builder.tunnel(tunnel) else {
+        let Ok(taken) = self.builder.take_tunnel(tunnel) else {
             return;
         };
-        let totals = self.totals(tunnel).unwrap_or_default();
-        if self.builder.remove_tunnel(tunnel).is_err() {
-            return;
-        }
-        self.carried.remove(&tunnel.0);
         let Some(record) = self.store.remove(tunnel) else {
             return;
         };
@@ -258,11 +249,7 @@ impl Control {
             id: record.id.clone(),
             owner,
         });
-        tx.undo.push(Undo::Deleted {
-            spec,
-            record,
-            totals,
-        });
+        tx.undo.push(Undo::Deleted { taken, record });
     }
 
     /// In reverse, so every step finds the tables as its entry left them and cannot be refused.
@@ -299,19 +286,10 @@ impl Control {
                         record.generation = generation;
                     }
                 }
-                Undo::Deleted {
-                    spec,
-                    record,
-                    totals,
-                } => {
-                    let Ok(tunnel) = self.builder.insert_tunnel(&spec) else {
-                        debug_assert!(false, "what was there fits again");
-                        continue;
-                    };
-                    // The tables count a re-inserted tunnel from 0; readers must not notice.
-                    if totals != TunnelTotals::default() {
-                        self.carried.insert(tunnel.0, totals);
-                    }
+                Undo::Deleted { taken, record } => {
+                    let tunnel = taken.id();
+                    let restored = self.builder.restore_tunnel(&taken);
+                    debug_assert_eq!(restored, Ok(()));
                     if let Some(owner) = self.owners.get_mut(record.owner) {
                         owner.tunnels += 1;
                     }

@@ -2,7 +2,7 @@
 
 use crate::sent_from;
 use crate::udp_tunnels::{NAT, SECOND, datagram, downlink, events, receive, relay, shared};
-use sixferry_fwd::{DropReason, EncapKind, Event, Rebind, Route, RouteSource, Ticks, Verdict};
+use sixferry_fwd::{DropReason, EncapKind, Event, Rebind, Route, RouteSource, TableError, Ticks, Verdict};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, USER_A, USER_B, ethernet, outer, udp,
 };
@@ -108,6 +108,35 @@ fn change_of_mtu_or_clamp_keeps_the_peer_where_it_is() {
     assert_eq!(downlink(&mut relay), (NAT, 51_000));
     let sent = receive(&mut relay, NAT, 51_000, &udp(USER_A, HOST, 64, 8));
     assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+}
+
+#[test]
+fn tunnel_put_back_before_a_snapshot_was_never_away() {
+    let mut relay = moved();
+    let before = relay.builder.tunnel_counters(relay.a);
+    let taken = relay.builder.take_tunnel(relay.a).expect("there");
+    assert_eq!(taken.id(), relay.a);
+    assert_eq!(relay.builder.tunnel(relay.a), None);
+    relay.builder.restore_tunnel(&taken).expect("fits");
+    relay.publish();
+    assert_eq!(relay.builder.tunnel_counters(relay.a), before);
+    assert_eq!(downlink(&mut relay), (NAT, 51_000));
+    let sent = receive(&mut relay, NAT, 51_000, &udp(USER_A, HOST, 64, 8));
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+}
+
+#[test]
+fn tunnel_missing_from_a_snapshot_or_in_the_way_is_not_put_back() {
+    let mut relay = moved();
+    let spec = relay.builder.tunnel(relay.a).expect("there");
+    let taken = relay.builder.take_tunnel(relay.a).expect("there");
+    let other = relay.builder.insert_tunnel(&spec).expect("room");
+    assert_ne!(other, relay.a, "an id rests");
+    assert!(relay.builder.restore_tunnel(&taken).is_err());
+    relay.builder.remove_tunnel(other).expect("there");
+    relay.publish();
+    let restored = relay.builder.restore_tunnel(&taken);
+    assert_eq!(restored, Err(TableError::NoSuchTunnel));
 }
 
 #[test]

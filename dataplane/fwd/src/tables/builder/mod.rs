@@ -58,6 +58,13 @@ impl Freed {
         self.ready.pop()
     }
 
+    /// Gives a number back to who had it, if no snapshot was taken since; the last one given up is
+    /// found at once.
+    fn take_back(&mut self, number: u32) -> bool {
+        let at = self.fresh.iter().rposition(|n| *n == number);
+        at.map(|at| self.fresh.swap_remove(at)).is_some()
+    }
+
     /// A snapshot was taken.
     fn age(&mut self) {
         self.ready.append(&mut self.resting);

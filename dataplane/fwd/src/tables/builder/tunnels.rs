@@ -3,7 +3,7 @@
 use super::super::error::TableError;
 use super::super::index::{UdpMatch, port_key};
 use super::super::live::Endpoint;
-use super::super::record::{self, TunnelRecord};
+use super::super::record::{self, NO_SIDE, TunnelRecord};
 use super::super::spec::{Dscp, Ecn, EncapKind, MtuMode, Rebind, Ttl, TunnelSpec, UdpEncap};
 use super::super::{Target, outer};
 use super::check::check_fields;
@@ -13,6 +13,22 @@ use crate::id::TunnelId;
 use crate::prefix::Ipv6Prefix;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+
+/// A tunnel that was taken out and can be put back.
+#[derive(Debug)]
+pub struct TakenTunnel {
+    id: TunnelId,
+    spec: TunnelSpec,
+    side: (u32, u16),
+}
+
+impl TakenTunnel {
+    /// The id it had.
+    #[must_use]
+    pub const fn id(&self) -> TunnelId {
+        self.id
+    }
+}
 
 impl TablesBuilder {
     /// How many tunnels there are, domains not counted.
@@ -83,15 +99,19 @@ impl TablesBuilder {
         }
         self.validate(spec, None)?;
         let id = self.take_id();
+        let side = self.new_side(spec);
+        self.install(id, spec, side);
+        Ok(id)
+    }
+
+    fn install(&mut self, id: TunnelId, spec: &TunnelSpec, side: (u32, u16)) {
         self.tunnels += 1;
         self.index.insert(spec, id);
         self.add_local(spec.local, is_proto41(spec));
         for (prefix, target) in claimed(spec) {
             self.claim(prefix, target(id));
         }
-        let side = self.new_side(spec);
         self.write(id, spec, side);
-        Ok(id)
     }
 
     /// Changes a tunnel. Its counters go on; a spec equal to the present one changes nothing, and what
@@ -131,7 +151,17 @@ impl TablesBuilder {
     /// # Errors
     /// [`TableError::NoSuchTunnel`].
     pub fn remove_tunnel(&mut self, id: TunnelId) -> Result<(), TableError> {
+        self.take_tunnel(id).map(drop)
+    }
+
+    /// Takes a tunnel out so that it can be put back with [`Self::restore_tunnel`].
+    ///
+    /// # Errors
+    /// [`TableError::NoSuchTunnel`].
+    pub fn take_tunnel(&mut self, id: TunnelId) -> Result<TakenTunnel, TableError> {
         let spec = self.tunnel(id).ok_or(TableError::NoSuchTunnel)?;
+        let record = self.records.get(id.index());
+        let side = record.map_or((NO_SIDE, 0), |r| (r.side, r.generation));
         self.remove_routes_into(id);
         self.index.remove(&spec, id);
         self.release_local(spec.local, is_proto41(&spec));
@@ -146,6 +176,24 @@ impl TablesBuilder {
         }
         self.tunnels -= 1;
         self.free_tunnels.give(id.0);
+        Ok(TakenTunnel { id, spec, side })
+    }
+
+    /// Puts a tunnel back where it was, with its id, its counters and what it had learnt, as if it
+    /// had never been away; only routes into it besides its own prefixes are lost.
+    ///
+    /// # Errors
+    /// Any [`TableError`]; [`TableError::NoSuchTunnel`] once a snapshot was taken without it.
+    pub fn restore_tunnel(&mut self, taken: &TakenTunnel) -> Result<(), TableError> {
+        let TakenTunnel { id, spec, side } = taken;
+        self.validate(spec, None)?;
+        if !self.free_tunnels.take_back(id.0) {
+            return Err(TableError::NoSuchTunnel);
+        }
+        if side.0 != NO_SIDE {
+            self.free_live.take_back(side.0);
+        }
+        self.install(*id, spec, *side);
         Ok(())
     }
 
