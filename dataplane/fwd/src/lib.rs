@@ -58,7 +58,7 @@ pub use process::process;
 pub use tables::{
     DomainKind, DomainSpec, Dscp, Ecn, EncapKind, MtuMode, NextHop, NextHopState, OuterOptions,
     PortConfig, PortKind, RateLimits, Rebind, Route, RouteSource, RouteView, Settings, SixRdRole,
-    SixToFourRole, TableError, Tables, TablesBuilder, TakenTunnel, Ttl, TunnelLink, TunnelSpec, TunnelTotals,
-    UdpEncap, Urpf,
+    SixToFourRole, TableError, Tables, TablesBuilder, TakenTunnel, Ttl, TunnelLink, TunnelSpec,
+    TunnelTotals, UdpEncap, Urpf,
 };
 pub use verdict::{PuntReason, Verdict};

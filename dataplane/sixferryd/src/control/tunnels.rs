@@ -46,7 +46,10 @@ enum Undo {
         tunnel: TunnelId,
         generation: u32,
     },
-    Deleted { taken: TakenTunnel, record: Record },
+    Deleted {
+        taken: TakenTunnel,
+        record: Record,
+    },
 }
 
 /// A message while it is being applied.

@@ -2,7 +2,9 @@
 
 use crate::sent_from;
 use crate::udp_tunnels::{NAT, SECOND, datagram, downlink, events, receive, relay, shared};
-use sixferry_fwd::{DropReason, EncapKind, Event, Rebind, Route, RouteSource, TableError, Ticks, Verdict};
+use sixferry_fwd::{
+    DropReason, EncapKind, Event, Rebind, Route, RouteSource, TableError, Ticks, Verdict,
+};
 use sixferry_vectors::relay::{
     HOST, INSIDE, LOCAL, OUTSIDE, REMOTE_A, REMOTE_B, Relay, USER_A, USER_B, ethernet, outer, udp,
 };

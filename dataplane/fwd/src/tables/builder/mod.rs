@@ -22,6 +22,7 @@ use crate::prefix::{Ipv4Prefix, Ipv6Prefix};
 use hashbrown::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+pub use tunnels::TakenTunnel;
 use tunnels::claimed;
 
 /// What few tunnels have, and so does not stand in every record.
