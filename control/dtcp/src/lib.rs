@@ -1,0 +1,2 @@
+//! The DTCP server.
+#![forbid(unsafe_code)]

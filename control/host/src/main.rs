@@ -1,0 +1,4 @@
+//! The control-plane daemon.
+#![forbid(unsafe_code)]
+
+fn main() {}
