@@ -57,6 +57,9 @@ pub enum Rebind {
     Control,
     /// Follows it if its inner source is one of the tunnel's, at most once in 10 s.
     InnerSource,
+    /// Follows it if its inner source is one of the tunnel's and only the port is another one, at most
+    /// once in 1 s. The user's port may then be unknown.
+    InnerSourcePort,
 }
 
 /// How the dataplane finds out whether the user is there.
@@ -195,6 +198,7 @@ impl Tunnel {
             Some(Rebind::Deny) => api::RebindPolicy::Deny,
             Some(Rebind::Control) => api::RebindPolicy::Control,
             Some(Rebind::InnerSource) => api::RebindPolicy::InnerSource,
+            Some(Rebind::InnerSourcePort) => api::RebindPolicy::InnerSourcePort,
         };
         let liveness = match self.liveness.mode {
             LivenessMode::Off => api::LivenessMode::Off,
@@ -367,6 +371,7 @@ fn encap_from_proto(proto: &api::Tunnel) -> Result<Encap, Error> {
                 api::RebindPolicy::Deny => Rebind::Deny,
                 api::RebindPolicy::Control | api::RebindPolicy::Unspecified => Rebind::Control,
                 api::RebindPolicy::InnerSource => Rebind::InnerSource,
+                api::RebindPolicy::InnerSourcePort => Rebind::InnerSourcePort,
             },
         }),
     })

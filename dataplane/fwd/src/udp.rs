@@ -3,7 +3,8 @@
 //! A NAT between the peer and us forgets mappings, so the peer's address and port may change. But
 //! whoever can guess an inner address could pretend to be the moved peer and draw the downlink to
 //! himself: what a packet from elsewhere does is the operator's choice ([`crate::Rebind`]), and even
-//! then only a packet with a right inner source counts, once in ten seconds.
+//! then only a packet with a right inner source counts, once in ten seconds (once in one if it comes from
+//! the same address).
 
 use crate::classify::Parsed;
 use crate::drop_reason::DropReason;
@@ -67,6 +68,7 @@ pub(crate) fn sender(
     // an empty datagram proves nothing
     let hopeless = !record.has(record::REBIND_CONTROL | record::REBIND_INNER)
         || parsed.inner == parsed.end
+        || (record.moves_port_only() && parsed.peer.address != record.remote)
         || !can_be_a_peer(context.tables, parsed.peer);
     if elsewhere && hopeless {
         return Err(DropReason::UdpRemoteMismatch);
@@ -100,7 +102,8 @@ pub(crate) fn moved(
         return Err(DropReason::UdpRemoteMismatch);
     };
     if record.has(record::REBIND_INNER) {
-        if !live.adopt(record.generation, parsed.peer, context.now) {
+        let port_only = record.moves_port_only();
+        if !live.adopt(record.generation, parsed.peer, port_only, context.now) {
             return Err(DropReason::UdpRemoteMismatch);
         }
         context.local.tell(Event::EndpointChanged {

@@ -185,6 +185,7 @@ fn udp(tunnel: &TunnelConfig, all: &[TunnelConfig]) -> Result<UdpEncap, String> 
             Some("deny") => Rebind::Deny,
             Some("control") | None => Rebind::Control,
             Some("inner-source") => Rebind::InnerSource,
+            Some("inner-source-port") => Rebind::InnerSourcePort,
             Some(other) => return Err(format!("rebind `{other}`")),
         },
     })

@@ -91,7 +91,8 @@ impl Plan {
             rebind: match ways >> 2 & 3 {
                 0 => Rebind::Deny,
                 1 => Rebind::Control,
-                _ => Rebind::InnerSource,
+                2 => Rebind::InnerSource,
+                _ => Rebind::InnerSourcePort,
             },
             mode: match ways >> 4 & 3 {
                 0 => MtuMode::Static,

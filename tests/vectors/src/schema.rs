@@ -141,7 +141,7 @@ pub struct TunnelConfig {
     /// The peer's, of a UDP tunnel.
     #[serde(default)]
     pub remote_port: Option<u16>,
-    /// `deny`, `control` or `inner-source`, of a UDP tunnel.
+    /// `deny`, `control`, `inner-source` or `inner-source-port`, of a UDP tunnel.
     #[serde(default)]
     pub rebind: Option<String>,
 }

@@ -121,9 +121,11 @@ pub(crate) enum Rebind {
     Control,
     /// Follow, if the inner source is one of the tunnel's.
     InnerSource,
+    /// Follow, if the inner source is one of the tunnel's and only the port is another one.
+    InnerSourcePort,
 }
 
-words! { Rebind = client::Rebind { Deny, Control, InnerSource } }
+words! { Rebind = client::Rebind { Deny, Control, InnerSource, InnerSourcePort } }
 
 /// How the user's life is watched.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]

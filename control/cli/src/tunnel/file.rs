@@ -171,7 +171,7 @@ const COLUMNS: &[Column] = &[
     }),
     ("rebind", |t, v| {
         let word = shape::Rebind::from_str(v, false);
-        t.rebind = Some(word.map_err(|_| "deny, control or inner-source")?);
+        t.rebind = Some(word.map_err(|_| "deny, control, inner-source or inner-source-port")?);
         Ok(())
     }),
     ("prefixes", |t, v| {

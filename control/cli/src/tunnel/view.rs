@@ -134,6 +134,7 @@ fn rebind(rebind: Rebind) -> &'static str {
         Rebind::Deny => "deny",
         Rebind::Control => "control: the controller decides",
         Rebind::InnerSource => "inner-source: follows a packet from a right source",
+        Rebind::InnerSourcePort => "inner-source-port: follows a right source to another port",
     }
 }
 

@@ -48,6 +48,8 @@ impl Endpoint {
 
 /// Shortest time between two changes of an endpoint that packets may cause.
 const HOLD_DOWN: u64 = 10 * Ticks::PER_SECOND;
+/// The same where only the port can change.
+const PORT_HOLD_DOWN: u64 = Ticks::PER_SECOND;
 /// Shortest time between two announcements about one tunnel.
 const ANNOUNCE_EVERY: u64 = Ticks::PER_SECOND;
 /// A decreased path MTU stays at least this many seconds (RFC 1191 section 6.3 suggests 10 minutes).
@@ -159,13 +161,20 @@ impl Live {
     }
 
     /// Adopts an endpoint, unless it changed too recently. `false`: not adopted.
-    pub(crate) fn adopt(&self, generation: u16, endpoint: Endpoint, now: Ticks) -> bool {
+    pub(crate) fn adopt(
+        &self,
+        generation: u16,
+        endpoint: Endpoint,
+        port_only: bool,
+        now: Ticks,
+    ) -> bool {
+        let hold_down = if port_only { PORT_HOLD_DOWN } else { HOLD_DOWN };
         let word = self.endpoint.load(Ordering::Relaxed);
         if unpack_endpoint(word).0 != generation {
             return false;
         }
         let changed = self.changed.load(Ordering::Relaxed);
-        if changed != 0 && now.0.saturating_sub(changed) < HOLD_DOWN {
+        if changed != 0 && now.0.saturating_sub(changed) < hold_down {
             return false;
         }
         // of two workers only one moves the peer
@@ -326,11 +335,11 @@ mod tests {
             port: 1000,
         };
         let there = Endpoint { port: 2000, ..here };
-        assert!(live.adopt(3, here, at(5)));
+        assert!(live.adopt(3, here, false, at(5)));
         assert_eq!(live.endpoint(3), Some(here));
-        assert!(!live.adopt(3, there, at(14)));
+        assert!(!live.adopt(3, there, false, at(14)));
         assert_eq!(live.endpoint(3), Some(here));
-        assert!(live.adopt(3, there, at(15)));
+        assert!(live.adopt(3, there, false, at(15)));
         assert_eq!(live.endpoint(3), Some(there));
         assert_eq!(live.endpoint(4), None, "another tunnel's");
     }
@@ -344,15 +353,15 @@ mod tests {
         let live = Live::default();
         live.reset(1, None, None);
         assert!(live.lower(1, 1000, 1500, at(1)));
-        assert!(live.adopt(1, here, at(1)));
+        assert!(live.adopt(1, here, false, at(1)));
         live.reset(2, None, Some(1400));
         assert_eq!(live.path_mtu(1, 1500, at(2)), None);
         assert_eq!(live.path_mtu(2, 1500, at(2)), Some(1400));
         assert_eq!(live.endpoint(2), None);
         // a worker with the old snapshot teaches nothing, and takes no time from the new owner
-        assert!(!live.lower(1, 900, 1500, at(2)) && !live.adopt(1, here, at(20)));
+        assert!(!live.lower(1, 900, 1500, at(2)) && !live.adopt(1, here, false, at(20)));
         assert_eq!(live.path_mtu(2, 1500, at(2)), Some(1400));
-        assert!(live.adopt(2, here, at(20)));
+        assert!(live.adopt(2, here, false, at(20)));
         live.reset(3, live.endpoint(2), None);
         assert_eq!(live.endpoint(3), Some(here));
     }

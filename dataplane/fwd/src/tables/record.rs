@@ -39,7 +39,8 @@ pub(crate) const DOMAIN: u16 = 1 << 12;
 pub(crate) const MSS_CLAMP: u16 = 1 << 13;
 /// A packet from elsewhere with the right inner source is announced.
 pub(crate) const REBIND_CONTROL: u16 = 1 << 14;
-/// A packet from elsewhere with the right inner source moves the peer.
+/// A packet from elsewhere with the right inner source moves the peer; with both bits, only if it
+/// comes from the configured address.
 pub(crate) const REBIND_INNER: u16 = 1 << 15;
 
 /// No learnt state.
@@ -104,8 +105,14 @@ impl TunnelRecord {
             EncapKind::SixInFour => (ipv4::PROTO_IPV6, 0, 0),
             EncapKind::Udp(udp) => {
                 set(UDP, true);
-                set(REBIND_CONTROL, udp.rebind == Rebind::Control);
-                set(REBIND_INNER, udp.rebind == Rebind::InnerSource);
+                let (control, inner) = match udp.rebind {
+                    Rebind::Deny => (false, false),
+                    Rebind::Control => (true, false),
+                    Rebind::InnerSource => (false, true),
+                    Rebind::InnerSourcePort => (true, true),
+                };
+                set(REBIND_CONTROL, control);
+                set(REBIND_INNER, inner);
                 (ipv4::PROTO_UDP, udp.local_port, udp.remote_port)
             }
         };
@@ -170,6 +177,13 @@ impl TunnelRecord {
     #[inline]
     pub(crate) const fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether the peer may change its port, and nothing else.
+    #[inline]
+    pub(crate) const fn moves_port_only(&self) -> bool {
+        let both = REBIND_CONTROL | REBIND_INNER;
+        self.flags & both == both
     }
 
     /// Whether `source` lies in the record's prefix.

@@ -21,7 +21,8 @@ pub enum EncapKind {
 pub struct UdpEncap {
     /// Our port, 1 to 65535.
     pub local_port: u16,
-    /// The peer's port; 0, with the remote address 0.0.0.0, when the first packet is to tell.
+    /// The peer's port; 0 when the first packet is to tell: with the remote address 0.0.0.0, or with
+    /// [`Rebind::InnerSourcePort`].
     pub remote_port: u16,
     /// Whether other tunnels have the same local address and port: then the peer's address and port
     /// tell them apart, and must be known.
@@ -42,6 +43,9 @@ pub enum Rebind {
     /// The peer has moved there, at most once in ten seconds. Whoever can guess an inner address can
     /// then draw the downlink to himself.
     InnerSource,
+    /// The peer has moved there if only the port is another one, at most once a second. A guesser must
+    /// sit behind the same address: for users that are known by it, behind a NAT.
+    InnerSourcePort,
 }
 
 /// Who decides the tunnel MTU (RFC 4213 section 3.2).

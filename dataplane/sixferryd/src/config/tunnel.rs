@@ -156,6 +156,7 @@ fn udp(raw: &RawTunnel, key: &dyn Fn(&str) -> String, findings: &mut Findings<'_
         ("deny", Rebind::Deny),
         ("control", Rebind::Control),
         ("inner-source", Rebind::InnerSource),
+        ("inner-source-port", Rebind::InnerSourcePort),
     ];
     UdpEncap {
         local_port: port(&key("local_port"), &raw.local_port, findings),

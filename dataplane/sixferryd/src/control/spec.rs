@@ -153,8 +153,9 @@ fn check_udp(spec: &TunnelSpec, udp: UdpEncap, found: &mut Vec<Violation>) {
         found.push(Violation::new("local_port", text));
     }
     let known = !spec.remote.is_unspecified();
+    let port_only = udp.rebind == Rebind::InnerSourcePort;
     match (known, udp.remote_port) {
-        (true, 0) => {
+        (true, 0) if !port_only => {
             let text = "missing: remote is given; leave both out if the peer is not known yet";
             found.push(Violation::new("remote_port", text));
         }
@@ -168,16 +169,23 @@ fn check_udp(spec: &TunnelSpec, udp: UdpEncap, found: &mut Vec<Violation>) {
         let text = "a shared port needs remote and remote_port: they tell its tunnels apart";
         found.push(Violation::new("shared_port", text));
     }
-    if udp.rebind == Rebind::InnerSource {
-        if udp.shared {
-            let text = "INNER_SOURCE cannot work on a shared port: the peer's endpoint is its key";
-            found.push(Violation::new("rebind", text));
-        }
-        if !spec.strict_source {
-            let text =
-                "INNER_SOURCE needs strict_source: the inner source is all the proof there is";
-            found.push(Violation::new("rebind", text));
-        }
+    if port_only && !known {
+        let text = "missing: with INNER_SOURCE_PORT only the port is learnt, not the address";
+        found.push(Violation::new("remote", text));
+    }
+    let name = match udp.rebind {
+        Rebind::Deny | Rebind::Control => return,
+        Rebind::InnerSource => "INNER_SOURCE",
+        Rebind::InnerSourcePort => "INNER_SOURCE_PORT",
+    };
+    if udp.shared {
+        let text = format!("{name} cannot work on a shared port: the peer's endpoint is its key");
+        found.push(Violation::new("rebind", text));
+    }
+    if !spec.strict_source {
+        let text =
+            format!("{name} needs strict_source: the inner source is all the proof there is");
+        found.push(Violation::new("rebind", text));
     }
 }
 

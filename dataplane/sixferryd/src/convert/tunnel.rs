@@ -133,6 +133,7 @@ fn udp(tunnel: &pb::Tunnel, bad: &mut Vec<Violation>) -> UdpEncap {
         Ok(pb::RebindPolicy::Unspecified | pb::RebindPolicy::Control) => Rebind::Control,
         Ok(pb::RebindPolicy::Deny) => Rebind::Deny,
         Ok(pb::RebindPolicy::InnerSource) => Rebind::InnerSource,
+        Ok(pb::RebindPolicy::InnerSourcePort) => Rebind::InnerSourcePort,
         Err(_) => {
             bad.push(Violation::new("rebind", "unknown to this version"));
             Rebind::Control
@@ -219,6 +220,7 @@ pub(crate) fn tunnel_message(view: &TunnelView, life: Option<Life>) -> pb::Tunne
         Rebind::Deny => pb::RebindPolicy::Deny,
         Rebind::Control => pb::RebindPolicy::Control,
         Rebind::InnerSource => pb::RebindPolicy::InnerSource,
+        Rebind::InnerSourcePort => pb::RebindPolicy::InnerSourcePort,
     });
     let liveness = match view.liveness.mode() {
         LivenessMode::Off => pb::LivenessMode::Off,

@@ -113,6 +113,53 @@ fn change_of_mtu_or_clamp_keeps_the_peer_where_it_is() {
 }
 
 #[test]
+fn only_the_port_of_a_known_address_may_be_learnt() {
+    let mut relay = relay(Rebind::InnerSourcePort);
+    relay.change(relay.a, |spec| {
+        if let EncapKind::Udp(udp) = &mut spec.encap {
+            udp.remote_port = 0;
+        }
+    });
+    let inner = udp(USER_A, HOST, 64, 8);
+    assert_eq!(relay.builder.endpoint(relay.a), None);
+    let refused = Verdict::Drop(DropReason::UdpRemoteMismatch);
+    assert_eq!(receive(&mut relay, NAT, 51_000, &inner).verdict, refused);
+    let spoofed = udp(USER_B, HOST, 64, 8);
+    let sent = receive(&mut relay, REMOTE_A, 51_000, &spoofed);
+    assert!(matches!(sent.verdict, Verdict::Drop(_)), "{sent:?}");
+    assert_eq!(relay.builder.endpoint(relay.a), None);
+    let sent = receive(&mut relay, REMOTE_A, 51_000, &inner);
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+    assert_eq!(downlink(&mut relay), (REMOTE_A, 51_000));
+    // a NAT that forgot: not within the second, then at once
+    assert_eq!(
+        receive(&mut relay, REMOTE_A, 52_000, &inner).verdict,
+        refused
+    );
+    relay.now = Ticks(relay.now.0 + SECOND);
+    let sent = receive(&mut relay, REMOTE_A, 52_000, &inner);
+    assert_eq!(sent.verdict, Verdict::Tx(INSIDE));
+    assert_eq!(downlink(&mut relay), (REMOTE_A, 52_000));
+    assert_eq!(receive(&mut relay, NAT, 52_000, &inner).verdict, refused);
+}
+
+#[test]
+fn port_of_an_unknown_address_is_not_learnt() {
+    let mut relay = relay(Rebind::InnerSource);
+    let mut spec = relay.builder.tunnel(relay.a).expect("there");
+    if let EncapKind::Udp(udp) = &mut spec.encap {
+        udp.rebind = Rebind::InnerSourcePort;
+        udp.remote_port = 0;
+    }
+    spec.remote = Ipv4Addr::UNSPECIFIED;
+    let updated = relay.builder.update_tunnel(relay.a, &spec);
+    assert!(
+        matches!(updated, Err(TableError::Port { remote: true, .. })),
+        "{updated:?}"
+    );
+}
+
+#[test]
 fn tunnel_put_back_before_a_snapshot_was_never_away() {
     let mut relay = moved();
     let before = relay.builder.tunnel_counters(relay.a);

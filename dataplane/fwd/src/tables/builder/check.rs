@@ -1,7 +1,7 @@
 //! What a tunnel may look like.
 
 use super::super::error::TableError;
-use super::super::spec::{Dscp, EncapKind, Ttl, TunnelSpec, UdpEncap};
+use super::super::spec::{Dscp, EncapKind, Rebind, Ttl, TunnelSpec, UdpEncap};
 use super::tunnels::claimed;
 use sixferry_wire::{embed, ipv6};
 use std::net::Ipv4Addr;
@@ -41,9 +41,14 @@ fn check_ports(udp: &UdpEncap, remote: Ipv4Addr) -> Result<(), TableError> {
             remote: false,
         });
     }
-    // both are told, or both are learnt; and who shares a port must be told
+    // both are told, or both are learnt, or the port of a known address; and who shares a port must
+    // be told
     let known = (udp.remote_port != 0, !remote.is_unspecified());
-    if known.0 != known.1 || (udp.shared && !known.0) {
+    let fits = match udp.rebind {
+        Rebind::InnerSourcePort => known.1 && (known.0 || !udp.shared),
+        _ => known.0 == known.1 && (known.0 || !udp.shared),
+    };
+    if !fits {
         return Err(TableError::Port {
             port: udp.remote_port,
             remote: true,

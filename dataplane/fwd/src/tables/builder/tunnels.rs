@@ -223,6 +223,7 @@ impl TablesBuilder {
                     rebind: match record.flags & (record::REBIND_CONTROL | record::REBIND_INNER) {
                         record::REBIND_CONTROL => Rebind::Control,
                         record::REBIND_INNER => Rebind::InnerSource,
+                        both if both != 0 => Rebind::InnerSourcePort,
                         _ => Rebind::Deny,
                     },
                 })
