@@ -21,23 +21,39 @@ const volatile __u32 first_peer;    /* IPv4 address of the first flow's tunnel, 
 const volatile __u32 checksum_base; /* sum of the IPv4 header without source and checksum */
 const volatile __u64 header[HEADER_WORDS];
 
+/* Good frames; frames of the flood. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u64);
 } sent SEC(".maps");
 
-/* Ticks between two frames; 0: as fast as it goes; PAUSED: none. */
+/* Ticks between two frames; 0: as fast as it goes; PAUSED: none. Then whether seven of eight frames
+ * are such as a relay drops. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u64);
 } gap SEC(".maps");
 
 /* When the next frame may go. One program runs, on one CPU. */
 static __u64 due;
+/* Which frame of eight comes next. */
+static __u32 turn;
+
+/* What strangers and misbehaving users send; 0 is a frame as it should be. */
+enum {
+	GOOD,
+	LAST_HOP,      /* inner hop limit 1 */
+	INNER_SPOOF,   /* another user's source */
+	OUTER_SPOOF,   /* from nobody known */
+	FIRST_FRAGMENT,
+	CONGESTED,     /* outer CE on an inner packet that is not ECN-capable */
+	MULTICAST,     /* inner source */
+	LENGTH,        /* longer inside than outside */
+};
 
 /* A generator that lost its CPU for a while catches up, within reason. */
 static __always_inline int is_due(__u64 ticks)
@@ -69,14 +85,23 @@ int sixferry_generate(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u32 zero = 0;
+	__u32 one = 1;
 	__u64 *number = bpf_map_lookup_elem(&sent, &zero);
-
+	__u64 *flooded = bpf_map_lookup_elem(&sent, &one);
 	__u64 *ticks = bpf_map_lookup_elem(&gap, &zero);
+	__u64 *flood = bpf_map_lookup_elem(&gap, &one);
+	__u32 kind = GOOD;
 
-	if (!number || !ticks || data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 8 > end)
+	if (!number || !flooded || !ticks || !flood ||
+	    data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 8 > end)
 		return XDP_ABORTED;
 	if (!is_due(*ticks))
 		return XDP_DROP;
+	if (*flood) {
+		kind = turn++ & 7;
+		if (kind != GOOD)
+			number = flooded;
+	}
 	/* an odd multiplier visits every flow, in an order no prefetcher follows */
 	__u32 flow = ((__u32)(*number)++ * 2654435761u >> 7) & flow_mask;
 	__u64 *words = data;
@@ -89,14 +114,30 @@ int sixferry_generate(struct xdp_md *ctx)
 
 		if ((void *)(inner + 1) > end)
 			return XDP_ABORTED;
-		__u32 source = first_peer + flow;
+		__u32 source = kind == OUTER_SPOOF ? first_peer - 1 - flow : first_peer + flow;
 		__u32 sum = checksum_base + (source >> 16) + (source & 0xffff);
 
+		if (kind == FIRST_FRAGMENT) {
+			__u32 id = *number & 0xffff;
+
+			outer->id = bpf_htons(id);
+			outer->frag_off = bpf_htons(0x2000);
+			sum += id + 0x2000;
+		} else if (kind == CONGESTED) {
+			outer->tos = 3;
+			sum += 3;
+		}
 		sum = (sum & 0xffff) + (sum >> 16);
 		sum = (sum & 0xffff) + (sum >> 16);
 		outer->saddr = bpf_htonl(source);
 		outer->check = bpf_htons((__u16)~sum);
-		set_prefix(&inner->saddr, flow);
+		set_prefix(&inner->saddr, kind == INNER_SPOOF ? flow ^ 1 : flow);
+		if (kind == LAST_HOP)
+			inner->hop_limit = 1;
+		else if (kind == MULTICAST)
+			inner->saddr.s6_addr[0] = 0xff;
+		else if (kind == LENGTH)
+			inner->payload_len = bpf_htons(0xffff);
 	} else {
 		struct ipv6hdr *packet = data + sizeof(struct ethhdr);
 

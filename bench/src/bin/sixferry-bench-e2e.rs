@@ -10,13 +10,14 @@ use sixferry_bench::e2e::lab::{self, Lab, Place};
 use sixferry_bench::e2e::reference::{self, Work};
 use sixferry_bench::e2e::report::{Pair, Report};
 use sixferry_bench::e2e::trial::{self, Device, Plan, Test, Trial};
-use sixferry_bench::e2e::{Context, Error, resync, sink};
+use sixferry_bench::e2e::{Context, Error, floods, resync, sink};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The test that is none of the rounds.
+/// The tests that are none of the rounds.
 const RESYNC: &str = "resync";
+const FLOODS: &str = "floods";
 /// Tries of a trial in which generator or device lack CPU time.
 const ATTEMPTS: usize = 3;
 
@@ -53,7 +54,8 @@ struct Bench {
     /// How often a control process dies and another re-syncs all tunnels
     #[arg(long, default_value_t = 2)]
     events: u32,
-    /// Run only these tests; `resync` is the one with a control process under traffic
+    /// Run only these tests; `resync` is the one with a control process under traffic, `floods` the
+    /// one in which most packets are bad
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -259,11 +261,13 @@ fn main() -> ExitCode {
 struct Measured {
     throughput: Option<Report>,
     resync: Option<resync::Report>,
+    floods: Option<floods::Report>,
 }
 
 impl Measured {
     fn is_good(&self) -> bool {
         self.resync.as_ref().is_none_or(resync::Report::is_clean)
+            && self.floods.as_ref().is_none_or(floods::Report::is_clean)
     }
 }
 
@@ -288,7 +292,9 @@ fn bench(args: &Bench) -> Result<bool, Error> {
     };
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
     let mut tests = tests(args.tunnels);
-    let known = |name: &String| name == RESYNC || tests.iter().any(|test| test.name == *name);
+    let known = |name: &String| {
+        [RESYNC, FLOODS].contains(&name.as_str()) || tests.iter().any(|test| test.name == *name)
+    };
     if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
         return Err("no such test").during(unknown);
     }
@@ -304,6 +310,11 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         let report = resync::run(&Lab::new()?, &plan, args.tunnels, args.events)?;
         print!("{report}");
         measured.resync = Some(report);
+    }
+    if wanted(FLOODS) {
+        let report = floods::run(&Lab::new()?, &plan, args.tunnels)?;
+        print!("{report}");
+        measured.floods = Some(report);
     }
     if let Some(directory) = args.json.parent() {
         std::fs::create_dir_all(directory).during(directory.display().to_string())?;

@@ -98,6 +98,8 @@ pub enum Pace {
     Full,
     /// So many a second.
     PerSecond(u64),
+    /// So many a second, seven of eight of them such as a relay drops.
+    Flood(u64),
     /// None.
     Paused,
 }
@@ -106,14 +108,15 @@ impl Pace {
     /// The line that asks for it.
     #[must_use]
     pub fn line(self) -> String {
-        self.gap().to_string()
+        let flood = u8::from(matches!(self, Self::Flood(_)));
+        format!("{} {flood}", self.gap())
     }
 
     /// Ticks between two frames, as the program takes them.
     fn gap(self) -> u64 {
         match self {
             Self::Full => 0,
-            Self::PerSecond(rate) => TICKS_PER_SECOND / rate.max(1),
+            Self::PerSecond(rate) | Self::Flood(rate) => TICKS_PER_SECOND / rate.max(1),
             Self::Paused => PAUSED,
         }
     }
@@ -162,8 +165,10 @@ pub fn run(interface: &str, traffic: &Traffic, seat: Seat) -> Result<(), Error> 
     let thread = started.recv().during("the generator's thread")??;
     role::serve(|command| {
         if !command.is_empty() {
-            let ticks = command.parse::<u64>().during(command)?;
-            gap.set(0, ticks, 0).during("gap")?;
+            for (at, number) in (0..2).zip(command.split(' ')) {
+                gap.set(at, number.parse::<u64>().during(command)?, 0)
+                    .during("gap")?;
+            }
         }
         if let Ok(outcome) = started.try_recv() {
             outcome?;
@@ -171,6 +176,7 @@ pub fn run(interface: &str, traffic: &Traffic, seat: Seat) -> Result<(), Error> 
         Ok(Reading {
             at: role::now(),
             packets: sent.get(&0, 0).during("sent")?.iter().sum(),
+            flooded: sent.get(&1, 0).during("sent")?.iter().sum(),
             on_cpu: role::on_cpu(thread)?,
         })
     })
@@ -216,9 +222,10 @@ mod tests {
     fn the_pace_is_what_the_program_reads() {
         assert!(SOURCE.contains("#define TICK_SHIFT 6 "));
         assert!(SOURCE.contains("#define PAUSED (~0ull)"));
-        assert_eq!(Pace::PerSecond(1_000_000).line(), "64000");
-        assert_eq!(Pace::Full.line(), "0");
-        assert_eq!(Pace::Paused.line(), u64::MAX.to_string());
+        assert_eq!(Pace::PerSecond(1_000_000).line(), "64000 0");
+        assert_eq!(Pace::Flood(1_000_000).line(), "64000 1");
+        assert_eq!(Pace::Full.line(), "0 0");
+        assert_eq!(Pace::Paused.line(), format!("{} 0", u64::MAX));
     }
 
     #[test]

@@ -12,11 +12,13 @@
 pub mod account;
 pub mod controller;
 pub mod daemon;
+pub mod floods;
 pub mod generator;
 pub mod lab;
 pub mod reference;
 pub mod report;
 pub mod resync;
+pub mod rig;
 pub mod role;
 pub mod sink;
 pub mod trial;

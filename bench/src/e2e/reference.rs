@@ -80,6 +80,7 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
             at: role::now(),
             packets: taken.load(Ordering::Relaxed),
             on_cpu: role::on_cpu(thread)?,
+            ..Reading::default()
         })
     })?;
     // detach first; the worker's thread goes with the process

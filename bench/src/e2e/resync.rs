@@ -6,11 +6,10 @@
 
 use super::account::{self, Account};
 use super::controller::{Controller, Job, Said};
-use super::daemon::Daemon;
-use super::generator::{Pace, Seat, Traffic};
-use super::lab::{Lab, Place, Role};
-use super::role;
-use super::trial::{self, Plan};
+use super::generator::{Pace, Seat};
+use super::lab::Lab;
+use super::rig::{self, ATTEMPTS, Rig};
+use super::trial::Plan;
 use super::{Context, Error};
 use serde::Serialize;
 use std::fmt;
@@ -18,12 +17,6 @@ use std::time::{Duration, Instant};
 
 /// The control process's weight: more than other work on the host, less than generator and daemon.
 const CONTROLLER_NICE: i32 = -5;
-/// Steps of the search for the loss-free rate: to 1.6 % of the flat-out rate.
-const STEPS: u32 = 6;
-/// On a shared machine a rate or a phase passes if one of so many trials does (performance goals).
-const ATTEMPTS: usize = 3;
-/// A trial whose generator sent less than this share of what was asked proves nothing.
-const OFFERED_MIN: f64 = 0.98;
 /// Traffic before something happens, and after it.
 const AROUND: Duration = Duration::from_millis(500);
 
@@ -90,10 +83,7 @@ impl Report {
 }
 
 struct Bench<'a> {
-    lab: &'a Lab,
-    daemon: Daemon,
-    generator: Role,
-    sink: Role,
+    rig: Rig<'a>,
     plan: &'a Plan,
     tunnels: u32,
     /// The tunnel that the next control process changes; what its predecessors changed it puts right.
@@ -105,30 +95,16 @@ struct Bench<'a> {
 /// # Errors
 /// What does not start, and when a control process did not do what it should.
 pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, Error> {
-    let nice = role::FIRST_IN_LINE;
-    let mut sink = Role::start(lab, Place::Sink, nice, &["sink", "sink0"])?;
-    let daemon = Daemon::start(lab, &plan.daemon, plan.device_cpu)?;
-    let (said, load) = daemon.load(lab, tunnels)?;
-    expect("loading", said.created == u64::from(tunnels), &said)?;
-    let resident = daemon.resident()?.0;
-    let traffic = Traffic {
-        tunnelled: true,
-        flows: tunnels,
-        frame_len: plan.frame_len,
-    };
-    let generator = traffic.start(lab, plan.generator_cpu, nice)?;
-    trial::await_traffic(&mut sink).during("the first packets")?;
+    let mut rig = Rig::start(lab, plan, tunnels)?;
+    let (load, resident) = (rig.load, rig.daemon.resident()?.0);
+    let flat_out = rig.flat_out()?;
+    let loss_free = rig.loss_free(flat_out)?;
     let mut bench = Bench {
-        lab,
-        daemon,
-        generator,
-        sink,
+        rig,
         plan,
         tunnels,
         changed: 0,
     };
-    let flat_out = bench.flat_out()?;
-    let loss_free = bench.loss_free(flat_out)?;
     let asked = loss_free / 2.0;
     let mut phases = Vec::new();
     for _ in 0..rounds {
@@ -148,7 +124,7 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, 
         tunnels,
         load_seconds: load.as_secs_f64(),
         resident_loaded_mib: resident >> 20,
-        resident_peak_mib: bench.daemon.resident()?.1 >> 20,
+        resident_peak_mib: bench.rig.daemon.resident()?.1 >> 20,
         flat_out_mpps: flat_out,
         loss_free_mpps: loss_free,
         asked_mpps: asked,
@@ -157,66 +133,18 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, 
 }
 
 impl Bench<'_> {
-    /// Million packets a second that get through when more come than can.
-    fn flat_out(&mut self) -> Result<f64, Error> {
-        self.generator.tell(&Pace::Full.line())?;
-        std::thread::sleep(AROUND);
-        let before = self.sink.read()?;
-        std::thread::sleep(self.plan.window);
-        let after = self.sink.read()?;
-        self.generator.tell(&Pace::Paused.line())?;
-        account::settle(&mut self.sink)?;
-        Ok((after.packets - before.packets) as f64 * 1e3 / (after.at - before.at) as f64)
-    }
-
-    /// The highest rate without loss, by bisection below the flat-out rate.
-    fn loss_free(&mut self, flat_out: f64) -> Result<f64, Error> {
-        let (mut good, mut bad) = (0.0, flat_out);
-        // most often nearly all of it
-        let mut rate = flat_out * 0.9;
-        for _ in 0..STEPS {
-            if self.passes(rate)? {
-                good = rate;
-            } else {
-                bad = rate;
-            }
-            rate = f64::midpoint(good, bad);
-        }
-        if good == 0.0 {
-            return Err("every rate loses packets").during("the search for the loss-free rate");
-        }
-        Ok(good)
-    }
-
-    fn passes(&mut self, mpps: f64) -> Result<bool, Error> {
-        for _ in 0..ATTEMPTS {
-            let from = (self.sink.read()?, self.generator.tell(&pace(mpps))?);
-            std::thread::sleep(self.plan.window);
-            let paused = self.generator.tell(&Pace::Paused.line())?;
-            let arrived = account::settle(&mut self.sink)?;
-            let generated = self.generator.read()?.packets - from.1.packets;
-            let asked = mpps * (paused.at - from.1.at) as f64 / 1e3;
-            let lost = generated - (arrived - from.0.packets).min(generated);
-            eprintln!("{mpps:.3} Mpps: {generated} packets, {lost} lost");
-            if lost == 0 && generated as f64 >= asked * OFFERED_MIN {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     fn phase(&mut self, event: Event, mpps: f64) -> Result<Phase, Error> {
-        let before = account::take(self.lab, &self.daemon, &mut self.generator, &mut self.sink)?;
-        let worker = self.daemon.worker_on_cpu()?;
+        let before = self.rig.account()?;
+        let worker = self.rig.daemon.worker_on_cpu()?;
         let began = Instant::now();
-        self.generator.tell(&pace(mpps))?;
+        self.rig.generator.tell(&rig::pace(mpps))?;
         std::thread::sleep(AROUND);
         self.happen(event)?;
         std::thread::sleep(AROUND);
-        let worker = self.daemon.worker_on_cpu()? - worker;
+        let worker = self.rig.daemon.worker_on_cpu()? - worker;
         let seconds = began.elapsed().as_secs_f64();
-        self.generator.tell(&Pace::Paused.line())?;
-        let after = account::take(self.lab, &self.daemon, &mut self.generator, &mut self.sink)?;
+        self.rig.generator.tell(&Pace::Paused.line())?;
+        let after = self.rig.account()?;
         let account = account::between(&before, &after);
         Ok(Phase {
             event,
@@ -236,34 +164,29 @@ impl Bench<'_> {
                 nice: CONTROLLER_NICE,
             }),
         };
-        let socket = self.daemon.socket();
+        let socket = self.rig.daemon.socket();
         match event {
             Event::Quiet => std::thread::sleep(self.plan.window * 2),
             Event::Killed => {
                 self.changed += 1;
-                let controller = Controller::start(self.lab, &socket, job)?;
+                let controller = Controller::start(self.rig.lab, &socket, job)?;
                 controller.kill_after(u64::from(self.tunnels / 2))?;
             }
             Event::Resync => {
                 self.changed += 1;
-                let controller = Controller::start(self.lab, &socket, job)?;
+                let controller = Controller::start(self.rig.lab, &socket, job)?;
                 let (said, _) = controller.finish()?;
                 // its own, and what its predecessor had changed
                 let right = said.created == 0 && said.updated == 2 && said.swept == 0;
                 expect("the re-sync", right, &said)?;
             }
         }
-        let tunnels = self.daemon.counted()?.1;
+        let tunnels = self.rig.daemon.counted()?.1;
         if tunnels != u64::from(self.tunnels) {
             return Err(format!("{tunnels} tunnels are left")).during(format!("{event:?}"));
         }
         Ok(())
     }
-}
-
-fn pace(mpps: f64) -> String {
-    // a rate of packets is far below 2^53 and positive
-    Pace::PerSecond((mpps * 1e6) as u64).line()
 }
 
 fn expect(action: &str, right: bool, said: &Said) -> Result<(), Error> {

@@ -22,6 +22,9 @@ pub struct Reading {
     pub at: u64,
     /// Packets.
     pub packets: u64,
+    /// Packets besides, such as a relay drops.
+    #[serde(default)]
+    pub flooded: u64,
     /// Nanoseconds that its working thread has been on a CPU.
     pub on_cpu: u64,
 }

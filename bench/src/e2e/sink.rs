@@ -33,6 +33,7 @@ pub fn run(interface: &str) -> Result<(), Error> {
             at: role::now(),
             packets: arrived.get(&0, 0).during("arrived")?.iter().sum(),
             on_cpu: 0,
+            ..Reading::default()
         })
     })
 }

@@ -133,6 +133,7 @@ pub fn run(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
                 at: role::now(),
                 packets: 0,
                 on_cpu: daemon.worker_on_cpu()?,
+                ..Reading::default()
             },
             (None, Some(worker)) => worker.read()?,
             (None, None) => Reading::default(),
