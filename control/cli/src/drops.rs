@@ -9,7 +9,7 @@ use sixferry_client::api;
 
 use crate::args::Global;
 use crate::error::CliError;
-use crate::json::counters::{Report, Worker};
+use crate::json::counters::Report;
 use crate::json::{DropCount, PacketsBytes};
 use crate::output::{Column, Interrupt, Screen, Table};
 use crate::{output, parse, units};
@@ -49,6 +49,9 @@ struct Drops {
     drops: Vec<Row>,
 }
 
+/// Packets dropped, by reason.
+type Sums = BTreeMap<String, PacketsBytes>;
+
 /// Reason texts, by the number of the reason.
 struct Reasons {
     order: Vec<String>,
@@ -80,7 +83,7 @@ pub(crate) async fn run(global: &Global, args: DropsArgs) -> Result<(), CliError
     }
     let mut stream = client.stream_counters(selection, args.interval).await?;
     let mut screen = Screen::default();
-    let mut before: Option<(Worker, std::time::Instant)> = None;
+    let mut before: Option<(Sums, std::time::Instant)> = None;
     let mut stop = Interrupt::install()?;
     loop {
         let message = tokio::select! {
@@ -94,10 +97,10 @@ pub(crate) async fn run(global: &Global, args: DropsArgs) -> Result<(), CliError
         };
         let now = std::time::Instant::now();
         let report = Report::new(answer.report.unwrap_or_default(), false);
-        let total = report.total.clone();
+        let sums = report.drops();
         let since = before.map(|(then, at)| (then, now.duration_since(at)));
         let drops = Drops::new(report, &reasons, args.all, since);
-        before = Some((total, now));
+        before = Some((sums, now));
         if global.json {
             output::json_line(&drops)?;
         } else {
@@ -107,16 +110,8 @@ pub(crate) async fn run(global: &Global, args: DropsArgs) -> Result<(), CliError
 }
 
 impl Drops {
-    fn new(
-        report: Report,
-        reasons: &Reasons,
-        all: bool,
-        since: Option<(Worker, Duration)>,
-    ) -> Self {
-        let mut now: BTreeMap<String, PacketsBytes> = BTreeMap::new();
-        for drop in &report.total.drops {
-            now.insert(drop.reason.clone(), drop.count);
-        }
+    fn new(report: Report, reasons: &Reasons, all: bool, since: Option<(Sums, Duration)>) -> Self {
+        let now = report.drops();
         let mut drops = Vec::new();
         // A reason this dataplane counts but does not explain is shown all the same.
         let unexplained = now.keys().filter(|r| !reasons.text.contains_key(*r));
@@ -127,8 +122,7 @@ impl Drops {
                 continue;
             }
             let rate = since.as_ref().map(|(then, elapsed)| {
-                let then = then.drops.iter().find(|d| d.reason == *name);
-                let then = then.map_or(0, |d| d.count.packets);
+                let then = then.get(name).map_or(0, |count| count.packets);
                 count.packets.saturating_sub(then) as f64 / elapsed.as_secs_f64().max(1e-3)
             });
             drops.push(Row {
@@ -144,7 +138,12 @@ impl Drops {
         Self {
             time: report.time,
             received: report.total.received,
-            dropped: report.total.dropped(),
+            dropped: now
+                .values()
+                .fold(PacketsBytes::default(), |sum, count| PacketsBytes {
+                    packets: sum.packets + count.packets,
+                    bytes: sum.bytes + count.bytes,
+                }),
             drops,
         }
     }
@@ -220,11 +219,16 @@ mod tests {
                 packets: 50_000,
                 bytes: 5_000_000,
             }),
-            drops: vec![drop("NO_TUNNEL", no_tunnel), drop("NEW_REASON", 1)],
+            drops: vec![drop("NO_TUNNEL", no_tunnel - 100)],
+            ..Default::default()
+        };
+        let slow_path = api::SlowPathCounters {
+            drops: vec![drop("NO_TUNNEL", 100), drop("NEW_REASON", 1)],
             ..Default::default()
         };
         let report = api::CounterReport {
             total: Some(total),
+            slow_path: Some(slow_path),
             ..Default::default()
         };
         Report::new(report, false)
@@ -247,7 +251,7 @@ NEW_REASON        1    100 B
 
     #[test]
     fn watching_shows_rates() {
-        let before = (report(300).total, Duration::from_secs(2));
+        let before = (report(300).drops(), Duration::from_secs(2));
         let drops = Drops::new(report(1300), &reasons(), true, Some(before));
         let rates: Vec<_> = drops.drops.iter().map(|r| r.packets_per_second).collect();
         assert_eq!(rates, [Some(500.0), Some(0.0), Some(0.0)]);

@@ -89,11 +89,59 @@ fn text(status: &Status) -> String {
         );
         facts.add("Held", held);
     }
+    for (name, text) in [
+        ("Fragments", fragments(&status.counters)),
+        ("Host port", host_port(&status.counters)),
+        ("Liveness", liveness(&status.counters)),
+    ] {
+        if let Some(text) = text {
+            facts.add(name, text);
+        }
+    }
     if total.unaccounted() != 0 {
         let missing = format!("{} packets: please report this", total.unaccounted());
         facts.add("Unaccounted", missing);
     }
     format!("{}\n{}", facts.render(), port::list(&status.ports))
+}
+
+/// `None`: none came.
+fn fragments(counters: &Report) -> Option<String> {
+    let of = &counters.reassembly;
+    (of.fragments > 0).then(|| {
+        format!(
+            "{} taken, {} datagrams made of them, {} open",
+            units::count(of.fragments),
+            units::count(of.reassembled),
+            units::count(of.open)
+        )
+    })
+}
+
+/// `None`: there is no host port.
+fn host_port(counters: &Report) -> Option<String> {
+    counters.host_port.as_ref().map(|of| {
+        format!(
+            "{} packets to the host, {} from it, {} refused",
+            units::count(of.to_host.packets),
+            units::count(of.from_host.packets),
+            units::count(of.dropped)
+        )
+    })
+}
+
+/// `None`: nobody is watched.
+fn liveness(counters: &Report) -> Option<String> {
+    let of = &counters.liveness;
+    (of.watched > 0).then(|| {
+        format!(
+            "{} tunnels watched: {} up, {} unreachable, {} unknown",
+            units::count(of.watched),
+            units::count(of.up),
+            units::count(of.unreachable),
+            units::count(of.unknown)
+        )
+    })
 }
 
 #[cfg(test)]
@@ -115,6 +163,17 @@ mod tests {
         };
         let report = api::CounterReport {
             total: Some(total),
+            liveness: Some(api::LivenessCounters {
+                watched: 3,
+                up: 2,
+                unreachable: 1,
+                ..Default::default()
+            }),
+            host_port: Some(api::HostPortCounters {
+                to_host: packets(12),
+                from_host: packets(7),
+                dropped: 0,
+            }),
             ..Default::default()
         };
         Status {
@@ -152,6 +211,8 @@ Forwarded      50.0k packets, 5.00 MB
 Answered       10 packets, 1.00 kB
 Punted         0 packets, 0 B
 Dropped        0 packets, 0 B
+Host port      12 packets to the host, 7 from it, 0 refused
+Liveness       3 tunnels watched: 2 up, 1 unreachable, 0 unknown
 
 PORT  STATE  DRIVER  MODE  QUEUES   MTU     RX  TX  LOST
 eth0  up     veth    copy       1  1500  1.23M  42     2

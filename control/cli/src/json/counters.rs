@@ -1,5 +1,7 @@
 //! Counters as JSON.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use sixferry_client::api;
 
@@ -17,6 +19,59 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) top_tunnels: Option<Vec<TopTunnel>>,
     pub(crate) held_packets: u64,
+    pub(crate) slow_path: SlowPath,
+    pub(crate) reassembly: Reassembly,
+    /// Absent: there is no host port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host_port: Option<HostPort>,
+    pub(crate) liveness: Liveness,
+}
+
+/// What became of punted packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SlowPath {
+    pub(crate) taken: u64,
+    pub(crate) reinjected: u64,
+    pub(crate) delivered: u64,
+    pub(crate) merged: u64,
+    pub(crate) held: u64,
+    pub(crate) transmitted: u64,
+    pub(crate) transmit_refused: u64,
+    pub(crate) drops: Vec<DropCount>,
+}
+
+/// Outer fragments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reassembly {
+    pub(crate) fragments: u64,
+    pub(crate) reassembled: u64,
+    pub(crate) open: u64,
+    pub(crate) held_bytes: u64,
+    pub(crate) refused: u64,
+}
+
+/// Traffic between tunnels and the relay host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HostPort {
+    pub(crate) to_host: PacketsBytes,
+    pub(crate) from_host: PacketsBytes,
+    pub(crate) dropped: u64,
+}
+
+/// Tunnels whose life is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Liveness {
+    pub(crate) watched: u64,
+    pub(crate) up: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) unknown: u64,
+    pub(crate) probes_sent: u64,
+    pub(crate) replies: u64,
+    pub(crate) deferred: u64,
 }
 
 /// Counters of one worker, or of all.
@@ -113,7 +168,69 @@ impl From<api::TopTunnelEntry> for TopTunnel {
     }
 }
 
+impl From<api::SlowPathCounters> for SlowPath {
+    fn from(proto: api::SlowPathCounters) -> Self {
+        Self {
+            taken: proto.taken,
+            reinjected: proto.reinjected,
+            delivered: proto.delivered,
+            merged: proto.merged,
+            held: proto.held,
+            transmitted: proto.transmitted,
+            transmit_refused: proto.transmit_refused,
+            drops: proto.drops.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<api::ReassemblyCounters> for Reassembly {
+    fn from(proto: api::ReassemblyCounters) -> Self {
+        Self {
+            fragments: proto.fragments,
+            reassembled: proto.reassembled,
+            open: proto.open,
+            held_bytes: proto.held_bytes,
+            refused: proto.refused,
+        }
+    }
+}
+
+impl From<api::HostPortCounters> for HostPort {
+    fn from(proto: api::HostPortCounters) -> Self {
+        Self {
+            to_host: proto.to_host.into(),
+            from_host: proto.from_host.into(),
+            dropped: proto.dropped,
+        }
+    }
+}
+
+impl From<api::LivenessCounters> for Liveness {
+    fn from(proto: api::LivenessCounters) -> Self {
+        Self {
+            watched: proto.watched,
+            up: proto.up,
+            unreachable: proto.unreachable,
+            unknown: proto.unknown,
+            probes_sent: proto.probes_sent,
+            replies: proto.replies,
+            deferred: proto.deferred,
+        }
+    }
+}
+
 impl Report {
+    /// All drops by reason, those of the slow path among them.
+    pub(crate) fn drops(&self) -> BTreeMap<String, PacketsBytes> {
+        let mut sums: BTreeMap<String, PacketsBytes> = BTreeMap::new();
+        for drop in self.total.drops.iter().chain(&self.slow_path.drops) {
+            let sum = sums.entry(drop.reason.clone()).or_default();
+            sum.packets += drop.count.packets;
+            sum.bytes += drop.count.bytes;
+        }
+        sums
+    }
+
     pub(crate) fn new(proto: api::CounterReport, with_top: bool) -> Self {
         let top = proto.top_tunnels.into_iter().map(Into::into);
         Self {
@@ -122,6 +239,10 @@ impl Report {
             workers: proto.workers.into_iter().map(Into::into).collect(),
             top_tunnels: with_top.then(|| top.collect()),
             held_packets: proto.held_packets,
+            slow_path: proto.slow_path.unwrap_or_default().into(),
+            reassembly: proto.reassembly.unwrap_or_default().into(),
+            host_port: proto.host_port.map(Into::into),
+            liveness: proto.liveness.unwrap_or_default().into(),
         }
     }
 }
