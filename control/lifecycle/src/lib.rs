@@ -12,6 +12,8 @@
 
 mod api;
 mod model;
+pub mod secret;
+pub mod store;
 
 pub use api::{
     Acquire, Denied, Digest, Error, Reply, Revocation, RevokeCause, SlotChoice, Tunnels,
