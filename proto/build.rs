@@ -1,27 +1,35 @@
 //! Compiles the .proto files with protox, so that no protoc is needed, and writes the descriptor
-//! set for server reflection.
+//! sets for server reflection.
 
 use std::path::{Path, PathBuf};
 use std::{env, error::Error, fs};
 
 use prost::Message;
 
+/// The APIs, and where the descriptors of each are put: a daemon reflects its own alone.
+const PACKAGES: [(&str, &str); 2] = [
+    ("sixferry/dataplane/v1", "dataplane_descriptor.bin"),
+    ("sixferry/control/v1", "control_descriptor.bin"),
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let files = proto_files(&root.join("sixferry/dataplane/v1"))?;
     println!(
         "cargo::rerun-if-changed={}",
         root.join("sixferry").display()
     );
     println!("cargo::rerun-if-changed={}", root.join("google").display());
 
-    let set = protox::compile(&files, [&root])?;
-    // `compile_fds` writes no descriptor file: reflection needs it, so it is written here.
-    fs::write(out.join("sixferry_descriptor.bin"), set.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .extern_path(".google.rpc", "::tonic_types::pb")
-        .compile_fds(set)?;
+    for (package, descriptor) in PACKAGES {
+        let files = proto_files(&root.join(package))?;
+        let set = protox::compile(&files, [&root])?;
+        // `compile_fds` writes no descriptor file: reflection needs it, so it is written here.
+        fs::write(out.join(descriptor), set.encode_to_vec())?;
+        tonic_prost_build::configure()
+            .extern_path(".google.rpc", "::tonic_types::pb")
+            .compile_fds(set)?;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
-use tower::service_fn;
+use tower::{Service, service_fn};
 
 use crate::Error;
 
@@ -75,8 +75,15 @@ impl Default for Options {
 pub(crate) async fn open(target: &Target, options: &Options) -> Result<Channel, Error> {
     let attempt = async {
         match target {
-            Target::Unix(path) => open_unix(path, options, target).await,
-            Target::Tcp { address, tls } => open_tcp(address, tls, options, target).await,
+            Target::Unix(path) => {
+                let connected = unix_endpoint(options).connect_with_connector(unix(path));
+                connected.await.map_err(|e| connect_error(target, &e))
+            }
+            Target::Tcp { address, tls } => {
+                let endpoint = tcp_endpoint(address, tls, options)?;
+                let connected = endpoint.connect().await;
+                connected.map_err(|e| connect_error(target, &e))
+            }
         }
     };
     match tokio::time::timeout(options.timeout, attempt).await {
@@ -89,31 +96,41 @@ pub(crate) async fn open(target: &Target, options: &Options) -> Result<Channel, 
     }
 }
 
-async fn open_unix(path: &Path, options: &Options, target: &Target) -> Result<Channel, Error> {
-    // Some HTTP/2 servers refuse a socket path as the authority, so a fixed name stands in.
-    let endpoint = keepalive(Endpoint::from_static("http://localhost"), options);
-    let path = path.to_owned();
-    let connector = service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    endpoint
-        .connect_with_connector(connector)
-        .await
-        .map_err(|e| connect_error(target, &e))
+/// A connection that is made when it is needed: the far end may start later than we do.
+pub fn open_lazy(target: &Target, options: &Options) -> Result<Channel, Error> {
+    match target {
+        Target::Unix(path) => Ok(unix_endpoint(options).connect_with_connector_lazy(unix(path))),
+        Target::Tcp { address, tls } => Ok(tcp_endpoint(address, tls, options)?.connect_lazy()),
+    }
 }
 
-async fn open_tcp(
-    address: &str,
-    tls: &TlsFiles,
-    options: &Options,
-    target: &Target,
-) -> Result<Channel, Error> {
+fn unix_endpoint(options: &Options) -> Endpoint {
+    // Some HTTP/2 servers refuse a socket path as the authority, so a fixed name stands in.
+    keepalive(Endpoint::from_static("http://localhost"), options)
+}
+
+fn unix(
+    path: &Path,
+) -> impl Service<
+    Uri,
+    Response = TokioIo<UnixStream>,
+    Error = std::io::Error,
+    Future = impl Future<Output = std::io::Result<TokioIo<UnixStream>>> + Send,
+> + Send
++ 'static {
+    let path = path.to_owned();
+    service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    })
+}
+
+fn tcp_endpoint(address: &str, tls: &TlsFiles, options: &Options) -> Result<Endpoint, Error> {
     let mut config = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read_pem(&tls.ca).await?))
+        .ca_certificate(Certificate::from_pem(read_pem(&tls.ca)?))
         .identity(Identity::from_pem(
-            read_pem(&tls.cert).await?,
-            read_pem(&tls.key).await?,
+            read_pem(&tls.cert)?,
+            read_pem(&tls.key)?,
         ));
     if let Some(name) = &tls.server_name {
         config = config.domain_name(name);
@@ -121,10 +138,7 @@ async fn open_tcp(
     let endpoint = Endpoint::from_shared(format!("https://{address}"))
         .and_then(|e| e.tls_config(config))
         .map_err(|e| Error::Tls(format!("{address}: {}", innermost(&e))))?;
-    keepalive(endpoint, options)
-        .connect()
-        .await
-        .map_err(|e| connect_error(target, &e))
+    Ok(keepalive(endpoint, options))
 }
 
 /// A peer that vanished without a word is noticed, also while only a watch is open.
@@ -136,11 +150,9 @@ fn keepalive(endpoint: Endpoint, options: &Options) -> Endpoint {
         .keep_alive_while_idle(true)
 }
 
-async fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
+fn read_pem(path: &Path) -> Result<Vec<u8>, Error> {
     // The content may be a key: only the path may reach the message.
-    tokio::fs::read(path)
-        .await
-        .map_err(|e| Error::Tls(format!("{}: {e}", path.display())))
+    std::fs::read(path).map_err(|e| Error::Tls(format!("{}: {e}", path.display())))
 }
 
 fn connect_error(target: &Target, error: &tonic::transport::Error) -> Error {

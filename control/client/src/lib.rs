@@ -35,7 +35,7 @@ mod watch;
 
 pub use address::{format_mac, ip_from_bytes, ip_to_bytes, net_from_proto, net_to_proto};
 pub use client::{Client, TunnelKey, TunnelMatch};
-pub use connect::{DEFAULT_SOCKET, Options, Target, TlsFiles};
+pub use connect::{DEFAULT_SOCKET, Options, Target, TlsFiles, open_lazy};
 pub use domain::{
     Domain, DomainEntry, DomainField, DomainKey, DomainMatch, DomainUpdate, Mechanism, SixRd,
     SixRdRole, SixToFour, SixToFourRole, Urpf,

@@ -4,26 +4,28 @@
 //! kernel, workers, steering, API. Order at stop: steering first, so that the kernel has the
 //! traffic back before a worker stops.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::RngExt;
-use sd_notify::NotifyState;
 use sixferry_fwd::Settings;
+use sixferry_service::{
+    NotifyState, ServeError, SetLevel, SocketFile, bind_tcp, bind_unix, chain, http, tell, tls,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::api::{Api, serve};
+use crate::api::Api;
+use crate::api::serve::{self, LISTENER};
 use crate::config::{Config, LiveHost};
 use crate::control::Control;
 use crate::control::shared::{Publish, Shared};
 use crate::dataplane::{self, Dataplane};
 use crate::live::{Idle, Live};
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::notify;
-use crate::reload::{Manager, SetLevel};
+use crate::reload::Manager;
 use crate::runtime::Runtime;
 use crate::sink::Nobody;
 use crate::state_file::{self, SaveCounts, Saver};
@@ -32,7 +34,7 @@ use crate::state_file::{self, SaveCounts, Saver};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(transparent)]
-    Serve(#[from] serve::ServeError),
+    Serve(#[from] ServeError),
     #[error(transparent)]
     Ports(#[from] sixferry_xsk::SetupError),
     #[error(transparent)]
@@ -48,36 +50,12 @@ pub(crate) enum StartError {
     },
 }
 
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.replace('\n', "; ")
-}
-
 /// What the daemon starts from.
 pub(crate) struct Start {
     pub(crate) path: PathBuf,
     pub(crate) text: String,
     pub(crate) config: Config,
     pub(crate) set_level: SetLevel,
-}
-
-/// The unix socket's file goes when the daemon does, also when it fails to start.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Gone already is as good.
-        let _removed = std::fs::remove_file(&self.0);
-    }
 }
 
 struct Listeners {
@@ -141,7 +119,7 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
         workers = runtime.workers.len(),
         "ready"
     );
-    notify::tell(&[NotifyState::Ready]);
+    tell(&[NotifyState::Ready]);
     until_stopped(
         &mut hangup,
         &mut terminate,
@@ -152,7 +130,7 @@ pub(crate) async fn run(start: Start) -> Result<(), StartError> {
     .await;
 
     tracing::info!("stopping");
-    notify::tell(&[NotifyState::Stopping]);
+    tell(&[NotifyState::Stopping]);
     watchdog.abort();
     stop.send_replace(true);
     for server in servers {
@@ -194,15 +172,15 @@ fn save(config: &Config, shared: &Arc<Shared>, stopped: &watch::Receiver<bool>) 
 
 async fn listen(config: &Config) -> Result<Listeners, StartError> {
     let unix = match &config.api.unix_socket {
-        Some(path) => Some((serve::bind_unix(path).await?, SocketFile(path.clone()))),
+        Some(path) => Some((bind_unix(LISTENER, path).await?, SocketFile(path.clone()))),
         None => None,
     };
     let tcp = match &config.api.tcp {
-        Some(tcp) => Some((serve::bind_tcp(tcp).await?, serve::tls(tcp)?)),
+        Some(tcp) => Some((bind_tcp(LISTENER, tcp).await?, tls(LISTENER, tcp)?)),
         None => None,
     };
     let metrics = match config.metrics {
-        Some(listen) => Some(metrics::bind(listen).await?),
+        Some(listen) => Some(http::bind(listen).await?),
         None => None,
     };
     Ok(Listeners { unix, tcp, metrics })
@@ -244,7 +222,7 @@ fn serve_all(
     }
     if let Some(listener) = listeners.metrics {
         let registry = Arc::new(metrics.registry());
-        tasks.push(tokio::spawn(metrics::serve(listener, registry)));
+        tasks.push(tokio::spawn(http::serve(listener, registry)));
     }
     (tasks, socket)
 }

@@ -15,7 +15,6 @@ mod events;
 mod host_port;
 mod live;
 mod liveness;
-mod memory;
 mod metrics;
 mod netlink;
 mod notify;
@@ -32,12 +31,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use config::{Checked, Config, LiveHost, LogConfig, Severity};
+use config::{Checked, Config, LiveHost, Severity};
 use daemon::Start;
-use reload::SetLevel;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload as reload_layer};
+use sixferry_service::{chain, init_log};
 
 /// Chunks of the tables are copied and freed all the time, between small objects that stay: an
 /// allocator that mixes sizes ends with half of its memory in holes too small for a chunk.
@@ -96,7 +92,7 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(daemon::run(start)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&daemon::chain(&error)),
+        Err(error) => refuse(&chain(&error)),
     }
 }
 
@@ -142,28 +138,4 @@ fn summary(args: &Args, config: &Config) -> String {
         config.tunnels.len(),
         config.domains.len()
     )
-}
-
-/// Logs go to stderr, which the service manager collects; the level can change later.
-fn init_log(config: &LogConfig) -> Result<SetLevel, Box<dyn std::error::Error>> {
-    let filter = EnvFilter::try_new(&config.level)?;
-    let (filter, handle) = reload_layer::Layer::<_, Registry>::new(filter);
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let format: Box<dyn Layer<_> + Send + Sync> = if config.json {
-        format.json().boxed()
-    } else {
-        format.with_ansi(false).boxed()
-    };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(format)
-        .try_init()?;
-    Ok(Box::new(move |level| {
-        let changed = EnvFilter::try_new(level)
-            .map_err(|error| error.to_string())
-            .and_then(|filter| handle.reload(filter).map_err(|error| error.to_string()));
-        if let Err(error) = changed {
-            tracing::error!("log level stays: {error}");
-        }
-    }))
 }

@@ -4,16 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use sixferry_service::{NotifyState, tell};
 
 use crate::runtime::Runtime;
-
-/// Tells the service manager; there may be none.
-pub(crate) fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "sd_notify");
-    }
-}
 
 /// What of the workers is stuck: those whose turns did not rise since `before`.
 pub(crate) fn stuck(before: &[u64], now: &[u64]) -> Vec<usize> {

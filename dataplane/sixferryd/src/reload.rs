@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use sixferry_fwd::Settings;
+use sixferry_service::SetLevel;
 
 use crate::config::{self, Checked, Config, Finding, Host, Plan, Severity};
 use crate::control::shared::Shared;
@@ -13,9 +14,6 @@ use crate::control::shared::Shared;
 mod objects;
 
 use objects::{Objects, Refused};
-
-/// Sets the log level.
-pub(crate) type SetLevel = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What a reload did.
 #[derive(Debug)]

@@ -125,7 +125,7 @@ impl Steerers {
                 tracing::error!(
                     port = port.name,
                     "steering: {}",
-                    crate::daemon::chain(&error)
+                    sixferry_service::chain(&error)
                 );
             }
         }

@@ -1,8 +1,6 @@
 //! The gRPC services: thin adapters between messages and the control state.
 
-mod accept;
 mod counter;
-mod deadline;
 mod domain;
 mod event;
 mod neighbour;

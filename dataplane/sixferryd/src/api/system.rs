@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status};
 use super::Api;
 use crate::config::{Finding, MAX_TEXT_LEN, Severity};
 use crate::control::error::Error;
-use crate::memory;
 
 /// What this build can do.
 const FEATURES: [&str; 17] = [
@@ -57,7 +56,7 @@ impl SystemService for Api {
             port_count: u32::try_from(self.runtime.ports.len()).unwrap_or(u32::MAX),
             tunnel_count: tunnels,
             route_count: routes,
-            resident_bytes: memory::resident_bytes().unwrap_or(0),
+            resident_bytes: sixferry_service::resident_bytes().unwrap_or(0),
             table_bytes,
             idle_policy: self.runtime.idle.to_owned(),
             config_path: self.manager.path().display().to_string(),

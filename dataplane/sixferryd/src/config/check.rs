@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use sixferry_fwd::{Ipv6Prefix, OuterOptions, PortId, RateLimits, Settings};
 use toml::Spanned;
 
-use super::finding::Findings;
 use super::raw::{
     Key, Raw, RawApi, RawLog, RawPort, RawRouter, RawSteering, RawTcp, RawVlans, RawWorker,
 };
 use super::{
-    ApiConfig, Checked, Config, Host, Idle, LogConfig, PortMode, PortSection, TcpConfig,
-    WorkerConfig, domain, service, tunnel,
+    ApiConfig, Checked, Config, Host, Idle, LogConfig, PortMode, PortSection, TcpTls, WorkerConfig,
+    domain, service, tunnel,
 };
+use sixferry_service::Findings;
 
 /// `sun_path` of unix(7), less the final zero.
 const MAX_SOCKET_PATH: usize = 107;
@@ -42,7 +42,7 @@ pub(super) fn check(text: &str, file: &Path, host: &dyn Host) -> Checked {
     let config = match toml::from_str::<Raw>(text) {
         Ok(raw) => Some(convert(raw, &mut findings, host)),
         Err(error) => {
-            syntax_error(&error, text, &mut findings);
+            findings.syntax_error(&error);
             None
         }
     };
@@ -51,33 +51,6 @@ pub(super) fn check(text: &str, file: &Path, host: &dyn Host) -> Checked {
         findings: findings.into_sorted(),
         config,
     }
-}
-
-/// The parser knows the place; the section's header makes the message stand for itself.
-fn syntax_error(error: &toml::de::Error, text: &str, findings: &mut Findings<'_>) {
-    let place = error.span();
-    let message = error.message();
-    let section = place.as_ref().and_then(|p| section_at(text, p.start));
-    let message = match message.strip_prefix("unknown field ") {
-        Some(rest) => format!(
-            "unknown key {}",
-            rest.replace(", expected", "; known here:")
-        ),
-        None => message.replace('\n', "; "),
-    };
-    let message = message.replace("known here: one of ", "known here: ");
-    findings.error(section.unwrap_or(""), place, message);
-}
-
-/// The header of the section a place is in, as written.
-fn section_at(text: &str, offset: usize) -> Option<&str> {
-    let line_end = text
-        .get(offset..)?
-        .find('\n')
-        .map_or(text.len(), |end| offset + end);
-    let mut lines = text.get(..line_end)?.lines().rev().map(str::trim);
-    let header = lines.find(|line| line.starts_with('['))?;
-    header.get(..=header.rfind(']')?)
 }
 
 fn convert(raw: Raw, findings: &mut Findings<'_>, host: &dyn Host) -> Config {
@@ -179,7 +152,7 @@ fn tcp_config(
     at: Range<usize>,
     findings: &mut Findings<'_>,
     host: &dyn Host,
-) -> Option<TcpConfig> {
+) -> Option<TcpTls> {
     let listen = match &raw.listen {
         Some(listen) => socket_addr("api.tcp.listen", listen, findings),
         None => {
@@ -204,7 +177,7 @@ fn tcp_config(
     let cert = file("api.tcp.cert", &raw.cert);
     let key = file("api.tcp.key", &raw.key);
     let client_ca = file("api.tcp.client_ca", &raw.client_ca);
-    Some(TcpConfig {
+    Some(TcpTls {
         listen: listen?,
         cert,
         key,
@@ -245,7 +218,7 @@ fn log(raw: &RawLog, findings: &mut Findings<'_>) -> LogConfig {
         findings,
     );
     let level = value_or(&raw.level, "info").to_owned();
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+    if let Err(error) = sixferry_service::check_level(&level) {
         let message = format!("{level:?}: {error}; e.g. \"info\" or \"info,sixferryd=debug\"");
         findings.error("log.level", place(&raw.level), message);
     }

@@ -7,8 +7,9 @@ use std::ops::Range;
 use sixferry_fwd::{DomainKind, Ipv4Prefix, Ipv6Prefix, MtuMode, SixRdRole, SixToFourRole, Urpf};
 use toml::Spanned;
 
+use sixferry_service::Findings;
+
 use super::check::{copied, place, prefix, word};
-use super::finding::Findings;
 use super::raw::{Key, RawDomain};
 use super::{StaticDomain, StaticTunnel, tunnel};
 use crate::control::domain_spec::{SIX_TO_FOUR_ANYCAST, WantedDomain, way_out};

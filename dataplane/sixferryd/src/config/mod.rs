@@ -7,7 +7,6 @@
 mod check;
 mod diff;
 mod domain;
-mod finding;
 mod host;
 mod raw;
 mod service;
@@ -19,15 +18,13 @@ use std::time::Duration;
 
 use sixferry_fwd::{DomainSpec, Ipv6Prefix, Settings, TunnelSpec};
 
+pub(crate) use sixferry_service::{Finding, LogConfig, MAX_TEXT_LEN, Severity, TcpTls};
+
 use crate::control::liveness::Liveness;
 
 pub(crate) use check::is_router_address;
 pub(crate) use diff::Plan;
-pub(crate) use finding::{Finding, Severity};
 pub(crate) use host::{Host, LiveHost};
-
-/// Largest configuration text, in bytes.
-pub(crate) const MAX_TEXT_LEN: usize = 1024 * 1024;
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,23 +95,7 @@ pub(crate) struct StateConfig {
 pub(crate) struct ApiConfig {
     /// `None`: no unix socket.
     pub(crate) unix_socket: Option<PathBuf>,
-    pub(crate) tcp: Option<TcpConfig>,
-}
-
-/// TCP is served with mutual TLS only.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TcpConfig {
-    pub(crate) listen: SocketAddr,
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
-    pub(crate) client_ca: PathBuf,
-}
-
-/// How to log.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LogConfig {
-    pub(crate) json: bool,
-    pub(crate) level: String,
+    pub(crate) tcp: Option<TcpTls>,
 }
 
 /// The packet threads.

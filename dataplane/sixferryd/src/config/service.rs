@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use sixferry_service::Findings;
+
 use super::check::{MAX_INTERFACE_NAME, copied, place, value_or, word};
-use super::finding::Findings;
 use super::raw::{Key, RawHostPort, RawLiveness, RawReassembly, RawState};
 use super::{HostPortConfig, LivenessConfig, PortSection, ReassemblyConfig, StateConfig};
 

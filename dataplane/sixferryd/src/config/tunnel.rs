@@ -10,9 +10,10 @@ use sixferry_fwd::{
 };
 use toml::Spanned;
 
+use sixferry_service::Findings;
+
 use super::StaticTunnel;
 use super::check::{copied, prefix, word};
-use super::finding::Findings;
 use super::raw::{Key, RawDscp, RawTtl, RawTunnel};
 use crate::control::liveness::LivenessMode;
 use crate::control::patch::Wanted;

@@ -110,7 +110,6 @@ pub(crate) enum Error {
     NoRoute(IpAddr),
     PortNotFound(String),
     NoSuchPort(String),
-    DeadlineRequired,
     Busy(&'static str),
 }
 

@@ -16,12 +16,13 @@ use sixferry_engine::{
 };
 use sixferry_fwd::reassembly::Limits;
 use sixferry_fwd::{Ipv6Prefix, PortId, PuntReason, Settings, Ticks};
+use sixferry_service::chain;
 use sixferry_xsk::{OpenOptions, OpenPort, WorkerPorts, XskPort, XskSet};
 use tokio::sync::watch;
 
 use crate::config::{Config, Idle, PortMode, ReassemblyConfig};
 use crate::control::shared::{Publish, Shared};
-use crate::daemon::{StartError, chain};
+use crate::daemon::StartError;
 use crate::events::EventBus;
 use crate::host_port::{HostPort, HostPortCounters, Tun, keep_routes};
 use crate::live::Live;

@@ -2,8 +2,8 @@
 
 use std::fmt::Error;
 
-use super::{Families, Labels, one};
 use crate::live::{HostPortCounts, Live};
+use sixferry_service::{Families, Labels, label as one};
 
 pub(super) fn encode(out: &mut Families<'_>, live: &dyn Live) -> Result<(), Error> {
     events(out, live)?;

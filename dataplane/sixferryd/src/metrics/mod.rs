@@ -3,31 +3,25 @@
 //! Labels are bounded: workers, ports, queues, reasons, owners (at most 256), domains (at most 64).
 //! Never tunnels; the API ranks those.
 
-mod http;
 mod learnt;
 
 use std::fmt::Error;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 use sixferry_engine::PuntTotals;
 use sixferry_fwd::{CounterSnapshot, DropReason, PacketsBytes, PuntReason, TunnelTotals};
 
+use sixferry_service::{Families, label as one};
+
 use crate::control::domains::MAX_DOMAINS;
 use crate::control::shared::Shared;
 use crate::live::Live;
-use crate::memory;
 use crate::netlink::{Mirror, MirrorStats};
 use crate::runtime::Runtime;
 use crate::state_file::SaveCounts;
-
-pub(crate) use http::{bind, serve};
-
-/// A label set of a metric.
-type Labels = Vec<(&'static str, String)>;
 
 /// Reads everything at scrape time.
 pub(crate) struct Metrics {
@@ -54,63 +48,6 @@ impl Metrics {
     }
 }
 
-/// Writes metric families.
-struct Families<'a> {
-    encoder: DescriptorEncoder<'a>,
-}
-
-impl Families<'_> {
-    fn family<T>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        values: impl IntoIterator<Item = (Labels, T)>,
-        encode: impl Fn(&mut MetricEncoder<'_>, T) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let mut family = self.encoder.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in values {
-            if labels.is_empty() {
-                encode(&mut family, value)?;
-            } else {
-                encode(&mut family.encode_family(&labels)?, value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> Result<(), Error> {
-        self.family(name, help, MetricType::Counter, values, |encoder, value| {
-            encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
-        })
-    }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, i64)>,
-    ) -> Result<(), Error> {
-        self.family(name, help, MetricType::Gauge, values, |encoder, value| {
-            encoder.encode_gauge(&value)
-        })
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        let value = i64::try_from(value).unwrap_or(i64::MAX);
-        self.gauges(name, help, [(Labels::new(), value)])
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        self.counters(name, help, [(Labels::new(), value)])
-    }
-}
-
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Families { encoder };
@@ -134,10 +71,6 @@ impl Collector for Metrics {
             None => Ok(()),
         }
     }
-}
-
-fn one(key: &'static str, value: impl ToString) -> Labels {
-    vec![(key, value.to_string())]
 }
 
 impl Metrics {
@@ -385,7 +318,7 @@ impl Metrics {
             "Changes of the tunnel table",
             revision,
         )?;
-        let resident = memory::resident_bytes().unwrap_or(0);
+        let resident = sixferry_service::resident_bytes().unwrap_or(0);
         out.gauge(
             "resident_memory_bytes",
             "Resident memory of the process",

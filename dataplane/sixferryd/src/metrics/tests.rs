@@ -6,7 +6,9 @@ use prometheus_client::encoding::text::encode;
 use sixferry_fwd::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Metrics, bind, serve};
+use sixferry_service::http::{bind, serve};
+
+use super::Metrics;
 use crate::control::Control;
 use crate::control::shared::Shared;
 use crate::runtime::Runtime;

@@ -3,7 +3,7 @@
 
 mod objects;
 
-use sixferry_proto::ERROR_DOMAIN;
+use sixferry_proto::dataplane::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb as rpc};
 
@@ -93,13 +93,6 @@ fn parts(error: Error) -> Parts {
             let text = format!("{given} does not follow {last}: seq must increase");
             field_reason("BAD_SEQ", "seq", &text)
         }
-        Error::DeadlineRequired => Parts {
-            code: Code::InvalidArgument,
-            reason: "DEADLINE_REQUIRED",
-            message: "a call over TCP needs a deadline (grpc-timeout)".to_owned(),
-            metadata: Vec::new(),
-            detail: Detail::None,
-        },
         Error::TooManyWatchers(most) => Parts {
             code: Code::ResourceExhausted,
             reason: "TOO_MANY_WATCHERS",

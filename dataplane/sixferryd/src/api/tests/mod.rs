@@ -126,7 +126,9 @@ impl Daemon {
             live,
         );
         let socket = dir.path().join("dataplane.sock");
-        let listener = serve::bind_unix(&socket).await.expect("binds");
+        let listener = sixferry_service::bind_unix(serve::LISTENER, &socket)
+            .await
+            .expect("binds");
         let server = serve::serve_unix(api.clone(), listener, std::future::pending());
         tokio::spawn(server);
         let channel = connect(socket).await;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use sixferry_proto::dataplane::v1 as pb;
 
 use super::{Daemon, collect, message, tunnel, upsert};
-use crate::memory;
 
 const TUNNELS: u32 = 1_000_000;
 const BATCH: u32 = 512;
@@ -70,7 +69,7 @@ async fn a_million_tunnels() {
     let session = daemon.open("test", 1).await.expect("opens");
     let (counts, took) = load(&daemon, &session, TUNNELS).await;
     assert_eq!(counts.created, TUNNELS);
-    let resident = memory::resident_bytes().expect("/proc") >> 20;
+    let resident = sixferry_service::resident_bytes().expect("/proc") >> 20;
     let tables = daemon.shared.with(|control| control.builder().memory()) >> 20;
     println!("loaded in {took:?}; {resident} MiB resident, tables {tables} MiB");
 
@@ -98,7 +97,7 @@ async fn a_million_tunnels() {
         .expect("commits")
         .into_inner();
     assert_eq!(swept.swept_tunnels, 0);
-    let end = memory::resident_bytes().expect("/proc") >> 20;
+    let end = sixferry_service::resident_bytes().expect("/proc") >> 20;
     println!(
         "re-synced in {again:?}, committed in {:?}; {end} MiB resident",
         begin.elapsed()

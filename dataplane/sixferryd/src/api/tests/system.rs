@@ -289,10 +289,11 @@ async fn both_reflections_list_every_service() {
 
 #[tokio::test]
 async fn a_second_daemon_does_not_take_the_socket() {
-    use super::serve::{ServeError, bind_unix};
+    use super::serve::LISTENER;
+    use sixferry_service::{ServeError, bind_unix};
     let daemon = Daemon::start().await;
     let path = daemon.dir.path().join("dataplane.sock");
-    let refused = bind_unix(&path).await.expect_err("in use");
+    let refused = bind_unix(LISTENER, &path).await.expect_err("in use");
     let expected = format!(
         "another sixferryd serves {}; stop it, or set another api.unix_socket",
         path.display()
@@ -301,7 +302,7 @@ async fn a_second_daemon_does_not_take_the_socket() {
     // A file that a dead daemon left is replaced.
     let stale = daemon.dir.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).expect("binds"));
-    let listener = bind_unix(&stale).await.expect("replaces");
+    let listener = bind_unix(LISTENER, &stale).await.expect("replaces");
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(&stale)
         .expect("there")
@@ -311,6 +312,9 @@ async fn a_second_daemon_does_not_take_the_socket() {
     drop(listener);
     // Anything else is left alone.
     let file = daemon.dir.path().join("dataplane.toml");
-    let refused = bind_unix(&file).await.expect_err("a file");
-    assert!(matches!(refused, ServeError::NotASocket(_)), "{refused}");
+    let refused = bind_unix(LISTENER, &file).await.expect_err("a file");
+    assert!(
+        matches!(refused, ServeError::NotASocket { .. }),
+        "{refused}"
+    );
 }

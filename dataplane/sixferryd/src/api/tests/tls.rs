@@ -9,7 +9,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Code, Request};
 
 use super::{Daemon, said, serve};
-use crate::config::TcpConfig;
+use crate::api::serve::LISTENER;
+use sixferry_service::{TcpTls, bind_tcp, tls};
 
 /// A certificate authority and what it signs.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -59,25 +60,25 @@ async fn tcp_needs_a_certificate_of_ours_and_a_deadline() {
         std::fs::write(dir.join(name), text).expect("writes");
         dir.join(name)
     };
-    let config = TcpConfig {
+    let config = TcpTls {
         listen: "127.0.0.1:0".parse().expect("an address"),
         cert: file("cert.pem", &cert),
         key: file("key.pem", &key),
         client_ca: file("ca.pem", &ours.pem()),
     };
-    let swapped = TcpConfig {
+    let swapped = TcpTls {
         cert: config.key.clone(),
         ..config.clone()
     };
-    let refused = serve::tls(&swapped).expect_err("a key is no certificate");
+    let refused = tls(LISTENER, &swapped).expect_err("a key is no certificate");
     let text = refused.to_string();
     assert!(
         text.starts_with("api.tcp: ") && text.ends_with("; check cert, key and client_ca"),
         "{text}"
     );
-    let listener = serve::bind_tcp(&config).await.expect("binds");
+    let listener = bind_tcp(LISTENER, &config).await.expect("binds");
     let port = listener.local_addr().expect("bound").port();
-    let tls = serve::tls(&config).expect("reads");
+    let tls = tls(LISTENER, &config).expect("reads");
     tokio::spawn(serve::serve_tcp(
         daemon.api.clone(),
         listener,

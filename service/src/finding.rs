@@ -6,28 +6,33 @@ use std::path::{Path, PathBuf};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Severity {
+pub enum Severity {
+    /// The configuration is used anyway.
     Warning,
+    /// The configuration is refused.
     Error,
 }
 
 /// Something noticed in a configuration.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Finding {
-    pub(crate) severity: Severity,
-    pub(crate) file: PathBuf,
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// Of which file.
+    pub file: PathBuf,
     /// E.g. `tunnel[2].mtu`; empty for the file as a whole.
-    pub(crate) key: String,
+    pub key: String,
     /// From 1; 0: unknown.
-    pub(crate) line: u32,
+    pub line: u32,
     /// From 1, in characters; 0: unknown.
-    pub(crate) column: u32,
-    pub(crate) message: String,
+    pub column: u32,
+    /// What is wrong and how to put it right.
+    pub message: String,
 }
 
 impl Finding {
     /// An error about the file as a whole.
-    pub(super) fn whole_file(file: &Path, message: String) -> Self {
+    pub fn whole_file(file: &Path, message: String) -> Self {
         Self {
             severity: Severity::Error,
             file: file.to_owned(),
@@ -55,14 +60,15 @@ impl fmt::Display for Finding {
 
 /// Collects findings about one text.
 #[derive(Debug)]
-pub(super) struct Findings<'a> {
+pub struct Findings<'a> {
     text: &'a str,
     file: &'a Path,
     found: Vec<Finding>,
 }
 
 impl<'a> Findings<'a> {
-    pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
+    /// About this text, as if it stood in `file`.
+    pub fn new(text: &'a str, file: &'a Path) -> Self {
         Self {
             text,
             file,
@@ -70,12 +76,30 @@ impl<'a> Findings<'a> {
         }
     }
 
-    pub(super) fn error(&mut self, key: &str, place: Option<Range<usize>>, message: String) {
+    /// Adds an error.
+    pub fn error(&mut self, key: &str, place: Option<Range<usize>>, message: String) {
         self.add(Severity::Error, key, place, message);
     }
 
-    pub(super) fn warning(&mut self, key: &str, place: Option<Range<usize>>, message: String) {
+    /// Adds a warning.
+    pub fn warning(&mut self, key: &str, place: Option<Range<usize>>, message: String) {
         self.add(Severity::Warning, key, place, message);
+    }
+
+    /// The parser knows the place; the section's header makes the message stand for itself.
+    pub fn syntax_error(&mut self, error: &toml::de::Error) {
+        let place = error.span();
+        let message = error.message();
+        let section = place.as_ref().and_then(|p| section_at(self.text, p.start));
+        let message = match message.strip_prefix("unknown field ") {
+            Some(rest) => format!(
+                "unknown key {}",
+                rest.replace(", expected", "; known here:")
+            ),
+            None => message.replace('\n', "; "),
+        };
+        let message = message.replace("known here: one of ", "known here: ");
+        self.error(section.unwrap_or(""), place, message);
     }
 
     fn add(&mut self, severity: Severity, key: &str, place: Option<Range<usize>>, message: String) {
@@ -92,7 +116,7 @@ impl<'a> Findings<'a> {
     }
 
     /// Line of a place, for messages that point at a second one.
-    pub(super) fn line_of(&self, place: &Range<usize>) -> u32 {
+    pub fn line_of(&self, place: &Range<usize>) -> u32 {
         self.position(place.start).0
     }
 
@@ -106,12 +130,25 @@ impl<'a> Findings<'a> {
         )
     }
 
-    pub(super) fn has_errors(&self) -> bool {
+    /// Whether one of them is an error.
+    pub fn has_errors(&self) -> bool {
         self.found.iter().any(|f| f.severity == Severity::Error)
     }
 
-    pub(super) fn into_sorted(mut self) -> Vec<Finding> {
+    /// In the order of the file.
+    pub fn into_sorted(mut self) -> Vec<Finding> {
         self.found.sort_by_key(|f| (f.line, f.column));
         self.found
     }
+}
+
+/// The header of the section a place is in, as written.
+fn section_at(text: &str, offset: usize) -> Option<&str> {
+    let line_end = text
+        .get(offset..)?
+        .find('\n')
+        .map_or(text.len(), |end| offset + end);
+    let mut lines = text.get(..line_end)?.lines().rev().map(str::trim);
+    let header = lines.find(|line| line.starts_with('['))?;
+    header.get(..=header.rfind(']')?)
 }

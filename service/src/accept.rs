@@ -12,13 +12,13 @@ use tonic::transport::server::Connected;
 
 /// A connection that counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Counted<S> {
+pub struct Counted<S> {
     stream: S,
     _permit: OwnedSemaphorePermit,
 }
 
 /// At most `most` of the connections of `incoming` at a time.
-pub(super) fn bounded<S: Send + 'static>(
+pub fn bounded<S: Send + 'static>(
     incoming: impl Stream<Item = io::Result<S>> + Send + 'static,
     most: usize,
 ) -> impl Stream<Item = io::Result<Counted<S>>> + Send {

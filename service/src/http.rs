@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::api::serve::ServeError;
+use crate::ServeError;
 
 /// Connections at a time; a scraper needs one.
 const MAX_CONNECTIONS: usize = 16;
@@ -28,18 +28,18 @@ const MAX_CONNECTION: Duration = Duration::from_secs(120);
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Binds the listener.
-pub(crate) async fn bind(listen: SocketAddr) -> Result<TcpListener, ServeError> {
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(listen)
         .await
         .map_err(|source| ServeError::Tcp {
-            key: "metrics.listen",
+            key: "metrics.listen".to_owned(),
             listen,
             source,
         })
 }
 
 /// Serves until the task is dropped.
-pub(crate) async fn serve(listener: TcpListener, registry: Arc<Registry>) {
+pub async fn serve(listener: TcpListener, registry: Arc<Registry>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else {
