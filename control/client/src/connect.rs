@@ -76,8 +76,9 @@ pub(crate) async fn open(target: &Target, options: &Options) -> Result<Channel, 
     let attempt = async {
         match target {
             Target::Unix(path) => {
-                let connected = unix_endpoint(options).connect_with_connector(unix(path));
-                connected.await.map_err(|e| connect_error(target, &e))
+                let endpoint = unix_endpoint(options);
+                let connected = endpoint.connect_with_connector(unix(path)).await;
+                connected.map_err(|e| connect_error(target, &e))
             }
             Target::Tcp { address, tls } => {
                 let endpoint = tcp_endpoint(address, tls, options)?;
