@@ -127,8 +127,8 @@ impl Inner {
     async fn migrated(&self) -> Result<Link, StoreError> {
         let mut link = self.connect().await?;
         match &mut link {
-            Link::Sqlite(link) => migrate_result(SQLITE_SCHEMA.run(&mut **link).await)?,
-            Link::Postgres(link) => migrate_result(POSTGRES_SCHEMA.run(&mut **link).await)?,
+            Link::Sqlite(link) => migrate_result(SQLITE_SCHEMA.run_direct(None, &mut **link, false).await)?,
+            Link::Postgres(link) => migrate_result(POSTGRES_SCHEMA.run_direct(None, &mut **link, false).await)?,
         }
         Ok(link)
     }

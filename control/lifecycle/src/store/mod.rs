@@ -23,6 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+
 pub use error::StoreError;
 pub use record::{
     Batch, Change, Committed, Conflict, Constraint, Group, HistoryEntry, Loaded, LoggedChange,
@@ -71,7 +73,7 @@ impl Store {
     /// date. A SQLite file is made where there is none, for its owner alone, and is this process's
     /// until it is closed.
     pub async fn open(url: &str, options: &StoreOptions) -> Result<Store, StoreError> {
-        let inner = engine::Inner::open(url, options).await?;
+        let inner = engine::Inner::open(url, options).boxed().await?;
         Ok(Store {
             inner: Arc::new(inner),
         })
@@ -91,7 +93,7 @@ impl Store {
 
     /// Reads everything, in one consistent state. `now`: which tombstones are still in quarantine.
     pub async fn load(&self, now: i64) -> Result<Loaded, StoreError> {
-        read::load(&self.inner, now).await
+        read::load(&self.inner, now).boxed().await
     }
 
     /// Applies the groups in order, in one durable transaction; the answers are in the same order.
@@ -107,7 +109,7 @@ impl Store {
         &self,
         batch: &Batch,
     ) -> Result<Vec<Result<Committed, Conflict>>, StoreError> {
-        commit::commit(&self.inner, batch).await
+        commit::commit(&self.inner, batch).boxed().await
     }
 
     /// The change log after this sequence, oldest first, at most `limit` entries. Where the first one
@@ -117,7 +119,7 @@ impl Store {
         seq: i64,
         limit: usize,
     ) -> Result<Vec<LoggedChange>, StoreError> {
-        read::changes_since(&self.inner, seq, limit).await
+        read::changes_since(&self.inner, seq, limit).boxed().await
     }
 
     /// The last `limit` entries of a tunnel's history, oldest first.
@@ -126,7 +128,7 @@ impl Store {
         tunnel: TunnelId,
         limit: usize,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
-        read::history(&self.inner, tunnel, limit).await
+        read::history(&self.inner, tunnel, limit).boxed().await
     }
 
     /// Tunnels that are gone, newest first, at most `limit`; `before`: of a lower id than this.
@@ -135,12 +137,12 @@ impl Store {
         before: Option<TunnelId>,
         limit: usize,
     ) -> Result<Vec<Tombstone>, StoreError> {
-        read::tombstones(&self.inner, before, limit).await
+        read::tombstones(&self.inner, before, limit).boxed().await
     }
 
     /// An account's secret.
     pub async fn secret(&self, account: AccountId) -> Result<Option<Sealed>, StoreError> {
-        read::secret(&self.inner, account).await
+        read::secret(&self.inner, account).boxed().await
     }
 
     /// Secrets by account, at most `limit`, of ids above `after`: to seal them anew after the key
@@ -150,23 +152,41 @@ impl Store {
         after: AccountId,
         limit: usize,
     ) -> Result<Vec<(AccountId, Sealed)>, StoreError> {
-        read::secrets(&self.inner, after, limit).await
+        read::secrets(&self.inner, after, limit).boxed().await
     }
 
     /// Removes some of what is older than wanted, little enough not to hold a commit up for long.
     /// Once a minute, and again at once while [`Pruned::more`], keeps the limits.
     pub async fn prune(&self, keep: &Retention, now: i64) -> Result<Pruned, StoreError> {
-        prune::prune(&self.inner, keep, now).await
+        prune::prune(&self.inner, keep, now).boxed().await
     }
 
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        read::ping(&self.inner).await
+        read::ping(&self.inner).boxed().await
     }
 
     /// Closes it after the commit that is under way. Calls after it end with
     /// [`StoreError::Unavailable`].
     pub async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tasks on several threads use it; sqlx's types make it easy to lose that.
+    #[test]
+    fn its_futures_are_send() {
+        fn sendable(_: impl Send) {}
+        let options = StoreOptions::default();
+        sendable(Store::open("sqlite:x", &options));
+        let _unused = |store: Store, batch: Batch| {
+            sendable(store.load(0));
+            sendable(store.close());
+            sendable(async move { store.commit(&batch).await.is_ok() });
+        };
     }
 }
