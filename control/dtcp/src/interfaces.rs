@@ -172,7 +172,9 @@ fn parse_existing(names: &[String]) -> Result<Ranges, Error> {
         let ends = ends.and_then(|(first, last)| Some((parse_slot(first)?, parse_slot(last)?)));
         let (first, last) = match ends {
             Some(ends) => ends,
-            None => parse_slot(text).map(|slot| (slot.clone(), slot)).ok_or_else(bad)?,
+            None => parse_slot(text)
+                .map(|slot| (slot.clone(), slot))
+                .ok_or_else(bad)?,
         };
         if first.stem != last.stem || first.unit > last.unit {
             return Err(bad());
