@@ -1,0 +1,120 @@
+//! Tasks that follow what changes outside of sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sixferry_lifecycle::{LeaseNumber, Revocation, TunnelId};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::time::MissedTickBehavior;
+
+use super::shared::Shared;
+use super::{TrafficSource, read_routes_apart, settings};
+use crate::routetable::Stamp;
+
+/// How often the routetable is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Tunnels asked about at once.
+const CHUNK: usize = 1024;
+
+/// Pause before it is asked again which leases hold.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Tells sessions that their tunnel was taken away.
+pub(super) async fn revocations(shared: Arc<Shared>, mut receiver: Receiver<Revocation>) {
+    loop {
+        match receiver.recv().await {
+            Ok(revocation) => shared.registry.revoke(&revocation),
+            Err(RecvError::Lagged(_)) => {
+                shared.counters.revocations_missed.one();
+                check(&shared, shared.registry.note_missed()).await;
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Asks which of these still hold, and tells the sessions of the others. Goes on until it is known.
+pub(super) async fn check(shared: &Shared, mut keys: Vec<(TunnelId, LeaseNumber)>) {
+    while !keys.is_empty() && !shared.stopping() {
+        let chunk = keys.split_off(keys.len().saturating_sub(CHUNK));
+        match shared.tunnels.holds(&chunk).await {
+            Ok(holds) => {
+                for (key, _) in chunk.into_iter().zip(holds).filter(|(_, holds)| !holds) {
+                    shared.registry.lost(key);
+                }
+            }
+            Err(error) => {
+                shared.log(|| tracing::warn!(%error, "cannot ask which tunnels are still held"));
+                keys.extend(chunk);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Reads the routetable again when it has changed.
+pub(super) async fn routetable(
+    shared: Arc<Shared>,
+    reloading: Arc<tokio::sync::Mutex<Option<Stamp>>>,
+) {
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut missing = false;
+    loop {
+        ticks.tick().await;
+        let mut stamp = reloading.lock().await;
+        let old = shared.settings();
+        let Some(path) = old.config.routetable.clone() else {
+            continue;
+        };
+        let look = path.clone();
+        let Ok(found) = tokio::task::spawn_blocking(move || Stamp::of(&look)).await else {
+            continue;
+        };
+        if found.as_ref().ok() == stamp.as_ref() && !missing {
+            continue;
+        }
+        let read = match found {
+            Ok(_) => read_routes_apart(path).await,
+            Err(source) => Err(crate::Error::RouteTable { path, source }),
+        };
+        match read {
+            Ok((routes, new)) => {
+                missing = false;
+                shared.counters.routetable_reloads.one();
+                *stamp = Some(new);
+                match settings(old.config.clone(), Some(routes)) {
+                    Ok(settings) => shared.set_settings(settings),
+                    Err(error) => tracing::error!(%error, "routetable not taken"),
+                }
+            }
+            // Said once, not every two seconds.
+            Err(error) if !missing => {
+                missing = true;
+                shared.routes_unreadable(&error);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Tells sessions how many packets came out of their tunnels, while somebody wants to know.
+pub(super) async fn traffic(shared: Arc<Shared>, source: Arc<dyn TrafficSource>) {
+    loop {
+        let limit = shared.settings().rules.traffic;
+        tokio::time::sleep(limit.map_or(LOOK, |limit| (limit / 4).min(LOOK))).await;
+        if limit.is_none() {
+            continue;
+        }
+        let keys = shared.registry.held();
+        for chunk in keys.chunks(CHUNK) {
+            let tunnels: Vec<TunnelId> = chunk.iter().map(|(tunnel, _)| *tunnel).collect();
+            for (key, packets) in chunk.iter().zip(source.packets(&tunnels).await) {
+                if let Some(packets) = packets {
+                    shared.registry.traffic(*key, packets);
+                }
+            }
+        }
+    }
+}

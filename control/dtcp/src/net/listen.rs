@@ -1,0 +1,130 @@
+//! Listening sockets and the way from a connection to a session.
+
+use std::fs::File;
+use std::io;
+use std::net::{Shutdown, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::session::Session;
+use super::shared::Shared;
+use crate::Error;
+use crate::wire::reply::{Failure, Reply};
+
+/// Pause after a failure to accept that will not go away by itself.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One listening address; gives it up when dropped.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) asked: SocketAddrV4,
+    pub(super) bound: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    pub(super) fn bind(address: SocketAddrV4, shared: &Arc<Shared>) -> Result<Self, Error> {
+        let failed = |operation| {
+            move |source| Error::Listen {
+                address,
+                operation,
+                source,
+            }
+        };
+        let settings = shared.settings();
+        let socket = TcpSocket::new_v4().map_err(failed("socket"))?;
+        // Before bind: connections of the server before may still be in TIME_WAIT.
+        socket.set_reuseaddr(true).map_err(failed("SO_REUSEADDR"))?;
+        if settings.config.share_port {
+            socket.set_reuseport(true).map_err(failed("SO_REUSEPORT"))?;
+        }
+        socket.bind(address.into()).map_err(failed("bind"))?;
+        let listener = socket
+            .listen(settings.config.backlog)
+            .map_err(failed("listen"))?;
+        let bound = listener.local_addr().map_err(failed("getsockname"))?;
+        let task = tokio::spawn(accept(listener, Arc::clone(shared)));
+        Ok(Self {
+            asked: address,
+            bound,
+            task,
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut spare = spare();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => admit(stream, &shared),
+            Err(error) => {
+                shared.counters.accept_errors.one();
+                if !exhausted(&error) {
+                    // That one connection is gone; the next one may be fine.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                shared.log(|| tracing::error!(%error, "cannot accept connections"));
+                // The descriptor that was kept for this lets one be told, then it is kept again.
+                drop(spare.take());
+                if let Ok(Ok((stream, _))) =
+                    tokio::time::timeout(Duration::ZERO, listener.accept()).await
+                {
+                    refuse(stream);
+                }
+                tokio::time::sleep(PAUSE).await;
+                spare = self::spare();
+            }
+        }
+    }
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+fn exhausted(error: &io::Error) -> bool {
+    let out_of = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    out_of
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn admit(stream: TcpStream, shared: &Arc<Shared>) {
+    // A peer that has reset the connection by now has no address any more.
+    let (Ok(SocketAddr::V4(client)), Ok(SocketAddr::V4(server))) =
+        (stream.peer_addr(), stream.local_addr())
+    else {
+        shared.counters.accept_errors.one();
+        return;
+    };
+    match shared.enrol(client, server) {
+        Some(place) => {
+            // Replies are single lines that somebody waits for.
+            let _ = stream.set_nodelay(true);
+            shared.counters.accepted.one();
+            tokio::spawn(Session::new(stream, place).run());
+        }
+        None => refuse(stream),
+    }
+}
+
+fn refuse(stream: TcpStream) {
+    let mut line = Vec::new();
+    Reply::Failed(Failure::Busy).emit(&mut line);
+    // The send buffer of a new connection has room; if not, closing says enough.
+    let _ = stream.try_write(&line);
+    if let Ok(stream) = stream.into_std() {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}

@@ -1,0 +1,616 @@
+//! One session: its socket, its timer, and what its machine asks for.
+
+use std::io::{self, ErrorKind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use sixferry_lifecycle::{Cause, Digest, Error as LifecycleError, Lease};
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::registry::revoked;
+use super::shared::{Held, Place};
+use crate::limit::Pace;
+use crate::machine::{Action, Authentication, End, Event, Machine, Wish};
+use crate::plan::{Ends, Settings, refusal};
+use crate::stats::Counters;
+use crate::wire::line::{Assembler, Found, LINE_MAX};
+use crate::wire::reply::{Failure, Reply, emit_greeting};
+use crate::wire::{hex, is_user_name};
+
+/// Bytes read at once.
+const CHUNK: usize = 4096;
+
+/// While so much waits to be sent, no further command is answered.
+const UNSENT_MAX: usize = 8192;
+
+/// How long FIN waits for the tunnel to be gone: the peer may look.
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a second `tunnel` waits for the first to be gone.
+const REPLACE_WAIT: Duration = Duration::from_secs(10);
+
+/// Bytes of a peer that are thrown away while waiting for its FIN.
+const DRAIN_MAX: usize = 1 << 20;
+
+/// The longest wait for the peer when the whole server stops.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
+/// What a session waited for.
+enum Done {
+    Authenticated(Authentication),
+    Replaced,
+    Acquired(Box<Wish>, Result<Box<Lease>, Failure>, u64),
+    /// The tunnel is there, but revocations were missed meanwhile: does it hold?
+    Checked(Box<(Wish, Lease)>, bool),
+}
+
+enum Woken {
+    Orders,
+    Done(Done),
+    Readable(io::Result<()>),
+    Writable(io::Result<()>),
+    Timer,
+}
+
+pub(super) struct Session {
+    stream: TcpStream,
+    place: Place,
+    machine: Machine,
+    challenge: [u8; 16],
+    assembler: Assembler,
+    /// Read, but not looked at yet.
+    rest: Vec<u8>,
+    unsent: Vec<u8>,
+    held: Option<Held>,
+    waiting_for: Option<BoxFuture<'static, Done>>,
+    /// The tunnel on its way back.
+    returning: Option<JoinHandle<()>>,
+    pace: Pace,
+    /// It was too fast: no line is read before.
+    not_before: Option<Instant>,
+    eof: bool,
+    end: Option<End>,
+}
+
+impl Session {
+    pub(super) fn new(stream: TcpStream, place: Place) -> Self {
+        let now = Instant::now().into_std();
+        Self {
+            stream,
+            place,
+            machine: Machine::new(now),
+            // From the operating system's generator by way of a cryptographic one.
+            challenge: rand::random(),
+            assembler: Assembler::new(LINE_MAX),
+            rest: Vec::new(),
+            unsent: Vec::new(),
+            held: None,
+            waiting_for: None,
+            returning: None,
+            pace: Pace::new(now),
+            not_before: None,
+            eof: false,
+            end: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        emit_greeting(
+            self.challenge,
+            &self.settings().config.banner,
+            &mut self.unsent,
+        );
+        let mut timer = pin!(sleep_until(Instant::now()));
+        loop {
+            self.work();
+            self.flush();
+            if self.end.is_some() {
+                break;
+            }
+            let deadline = self.deadline();
+            // A deadline that has moved away is left to fire early: cheaper than moving the timer
+            // with every line.
+            if let Some(deadline) = deadline
+                && (timer.is_elapsed() || deadline < timer.deadline())
+            {
+                timer.as_mut().reset(deadline);
+            }
+            let (read, write) = self.interest();
+            let stream = &self.stream;
+            let woken = tokio::select! {
+                biased;
+                () = self.place.entry.wake.notified() => Woken::Orders,
+                done = wait_for(&mut self.waiting_for), if self.waiting_for.is_some() => {
+                    Woken::Done(done)
+                }
+                result = stream.writable(), if write => Woken::Writable(result),
+                result = stream.readable(), if read => Woken::Readable(result),
+                () = &mut timer, if deadline.is_some() => Woken::Timer,
+            };
+            self.woken(woken);
+        }
+        // Boxed: a session spends its life above, and need not carry the room for its end.
+        Box::pin(self.close()).await;
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.place.shared.settings()
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.place.shared.counters
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let deadline = self
+            .machine
+            .deadline(&self.settings().rules)
+            .map(Instant::from_std);
+        [deadline, self.not_before].into_iter().flatten().min()
+    }
+
+    /// Whether to wait for bytes, and for room to send.
+    fn interest(&self) -> (bool, bool) {
+        let write = !self.unsent.is_empty();
+        let read = !write
+            && !self.eof
+            && self.rest.is_empty()
+            && self.not_before.is_none()
+            && self.machine.wants_line();
+        (read, write)
+    }
+
+    fn woken(&mut self, woken: Woken) {
+        match woken {
+            Woken::Orders => self.orders(),
+            Woken::Done(done) => {
+                self.waiting_for = None;
+                self.done(done);
+            }
+            Woken::Timer => {
+                if self.not_before.is_some_and(|until| Instant::now() >= until) {
+                    self.not_before = None;
+                }
+                self.step(Event::Timer);
+            }
+            // What was sent so far is flushed at the top of the loop.
+            Woken::Writable(Ok(())) => {}
+            Woken::Readable(Ok(())) => self.read(),
+            Woken::Readable(Err(_)) | Woken::Writable(Err(_)) => self.step(Event::Broken),
+        }
+    }
+
+    fn orders(&mut self) {
+        let orders = self.place.entry.orders();
+        if let Some(packets) = orders.packets {
+            self.step(Event::Traffic(packets));
+        }
+        if let Some((key, failure)) = orders.revoked
+            && self.held.as_ref().is_some_and(|held| held.key == key)
+        {
+            if let Some(held) = self.held.take() {
+                held.forget();
+            }
+            self.step(Event::Revoked(failure));
+        }
+        if orders.disconnect {
+            self.step(Event::Disconnect);
+        }
+        if orders.shutdown {
+            self.step(Event::Shutdown);
+        }
+    }
+
+    fn read(&mut self) {
+        let mut chunk = [0; CHUNK];
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => self.eof = true,
+            Ok(len) => {
+                self.counters().bytes_in.add(len as u64);
+                self.place
+                    .entry
+                    .bytes_in
+                    .fetch_add(len as u64, Ordering::Relaxed);
+                self.lines(&chunk[..len]);
+            }
+            Err(error) if would_wait(&error) => {}
+            Err(_) => self.step(Event::Broken),
+        }
+    }
+
+    /// Goes on with what was read before, and notices the end.
+    fn work(&mut self) {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            self.lines(&rest);
+        }
+        if self.eof && self.rest.is_empty() && self.ready() {
+            match self.assembler.finish() {
+                Some(found) => {
+                    self.found(found);
+                    // It may have to wait for what the line asked for.
+                    if self.ready() {
+                        self.step(Event::Eof);
+                    }
+                }
+                None => self.step(Event::Eof),
+            }
+        }
+    }
+
+    /// Whether a line can be answered now.
+    fn ready(&self) -> bool {
+        self.end.is_none()
+            && self.machine.wants_line()
+            && self.not_before.is_none()
+            && self.unsent.len() < UNSENT_MAX
+    }
+
+    fn lines(&mut self, mut input: &[u8]) {
+        while !input.is_empty() && self.ready() {
+            let found = self.assembler.feed(&mut input);
+            self.found(found);
+        }
+        if !input.is_empty() && self.end.is_none() {
+            self.rest = input.to_vec();
+        }
+    }
+
+    fn found(&mut self, found: Found) {
+        let event = match found {
+            Found::More => return,
+            Found::Flood => Event::Flood,
+            Found::TooLong => Event::LongLine,
+            Found::Line => Event::Line(&[]),
+        };
+        if found == Found::Flood {
+            self.counters().floods.one();
+        } else {
+            self.counters().lines.one();
+            self.place.entry.heard();
+            let now = Instant::now().into_std();
+            let rate = self.settings().config.limits.lines_per_second;
+            self.not_before = self.pace.line(now, rate).map(Instant::from_std);
+            if self.not_before.is_some() {
+                self.counters().throttled.one();
+            }
+        }
+        match event {
+            Event::Line(_) => {
+                // The machine needs the line, the assembler keeps it: part them for a moment.
+                let assembler = std::mem::replace(&mut self.assembler, Assembler::new(LINE_MAX));
+                self.step(Event::Line(assembler.line()));
+            }
+            event => {
+                if matches!(event, Event::LongLine) {
+                    self.counters().long_lines.one();
+                }
+                self.step(event);
+            }
+        }
+    }
+
+    /// Gives the machine an event and does what it says.
+    fn step(&mut self, event: Event<'_>) {
+        let settings = self.settings();
+        let now = Instant::now().into_std();
+        let mut actions = Vec::new();
+        self.machine
+            .handle(event, now, &settings.rules, &mut actions);
+        for action in actions {
+            self.perform(action, &settings);
+        }
+        if self.end.is_none() {
+            self.place.set_up(self.machine.is_up());
+        }
+    }
+
+    fn perform(&mut self, action: Action, settings: &Arc<Settings>) {
+        match action {
+            Action::Send(reply) => self.send(&reply),
+            Action::Authenticate { user, digest } => self.authenticate(user, digest),
+            Action::Replace => {
+                self.counters().replaced_own.one();
+                self.place.entry.logout();
+                let handle = self.held.take().map(|held| held.release(Cause::Replaced));
+                self.waiting_for = Some(Box::pin(async move {
+                    if let Some(handle) = handle {
+                        // If it takes longer, the new one is asked for all the same.
+                        let _ = timeout(REPLACE_WAIT, handle).await;
+                    }
+                    Done::Replaced
+                }));
+            }
+            Action::Acquire(wish) => self.acquire(wish, settings),
+            Action::Release(cause) => {
+                self.returning = self.held.take().map(|held| held.release(cause));
+            }
+            Action::Close(end) => self.ended(end),
+        }
+    }
+
+    fn send(&mut self, reply: &Reply) {
+        let counters = self.counters();
+        match reply {
+            Reply::Hi => counters.pings.one(),
+            Reply::Failed(failure) => count_failure(counters, failure),
+            Reply::Granted(_) => counters.logins.one(),
+            Reply::Help | Reply::Bye | Reply::Nothing => {}
+        }
+        reply.emit(&mut self.unsent);
+    }
+
+    fn authenticate(&mut self, user: Box<[u8]>, digest: [u8; 16]) {
+        let shared = Arc::clone(&self.place.shared);
+        let client = self.place.entry.client;
+        let challenge = hex(self.challenge);
+        self.waiting_for = Some(Box::pin(async move {
+            let name = shown(&user);
+            if shared.limited(*client.ip()) {
+                shared.counters.denied_limited.one();
+                shared.log(|| tracing::warn!(%client, user = name, "login not looked at: too many failures"));
+                return Done::Authenticated(Authentication::Limited);
+            }
+            let attempt = Digest {
+                user: &user,
+                challenge: &challenge,
+                digest,
+            };
+            let result = match shared.tunnels.authenticate(attempt).await {
+                Ok(Ok(account)) => {
+                    shared.log(|| tracing::info!(%client, user = name, "authenticated"));
+                    Authentication::Accepted(account)
+                }
+                Ok(Err(_)) => {
+                    shared.counters.denied_digest.one();
+                    shared.count_failure(*client.ip());
+                    shared.log(|| tracing::info!(%client, user = name, "login refused"));
+                    Authentication::Denied
+                }
+                Err(error) => {
+                    shared.counters.denied_unavailable.one();
+                    shared
+                        .log(|| tracing::error!(%client, user = name, %error, "login not checked"));
+                    Authentication::Unavailable
+                }
+            };
+            Done::Authenticated(result)
+        }));
+    }
+
+    fn acquire(&mut self, wish: Wish, settings: &Settings) {
+        let entry = &self.place.entry;
+        let ends = Ends {
+            server: *entry.server.ip(),
+            client: *entry.client.ip(),
+        };
+        let shared = Arc::clone(&self.place.shared);
+        let plan = settings.plan(&wish, ends);
+        self.waiting_for = Some(Box::pin(async move {
+            let missed = shared.registry.missed();
+            let result = match plan {
+                Err(failure) => Err(failure),
+                Ok(plan) => match shared.tunnels.acquire(plan).await {
+                    Ok(lease) => Ok(Box::new(lease)),
+                    Err(error) => {
+                        log_failed(&shared, &wish, &error);
+                        Err(refusal(&error))
+                    }
+                },
+            };
+            Done::Acquired(Box::new(wish), result, missed)
+        }));
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Authenticated(result) => self.step(Event::Authenticated(result)),
+            Done::Replaced => self.step(Event::Replaced),
+            Done::Acquired(wish, Err(failure), _) => {
+                if failure == Failure::InterfaceName {
+                    let user = shown(&wish.user);
+                    self.place
+                        .shared
+                        .log(|| tracing::error!(user, "interface name without a number"));
+                }
+                self.step(Event::Refused(failure));
+            }
+            Done::Acquired(wish, Ok(lease), missed) => self.leased(*wish, *lease, missed),
+            Done::Checked(leased, holds) => {
+                if !holds && let Some(held) = self.held.take() {
+                    held.forget();
+                }
+                self.granted(&leased.0, &leased.1, (!holds).then_some(Failure::Withdrawn));
+            }
+        }
+    }
+
+    /// There is a lease: from here on it is given back whatever happens.
+    fn leased(&mut self, wish: Wish, lease: Lease, missed: u64) {
+        let shared = Arc::clone(&self.place.shared);
+        let key = (lease.tunnel, lease.number);
+        self.held = Some(Held::new(&shared, key));
+        if let Some(cause) = shared.registry.hold(key, &self.place.entry) {
+            if let Some(held) = self.held.take() {
+                held.forget();
+            }
+            return self.granted(&wish, &lease, Some(revoked(cause)));
+        }
+        if shared.registry.missed() == missed {
+            return self.granted(&wish, &lease, None);
+        }
+        // It may be among those whose revocation was missed.
+        self.waiting_for = Some(Box::pin(async move {
+            let answer = shared.tunnels.holds(&[key]).await;
+            // Without an answer it is taken to hold; the next check asks again.
+            let holds = answer.map_or(true, |holds| holds.first().copied().unwrap_or(false));
+            Done::Checked(Box::new((wish, lease)), holds)
+        }));
+    }
+
+    fn granted(&mut self, wish: &Wish, lease: &Lease, gone: Option<Failure>) {
+        let granted = match self.settings().granted(wish, lease) {
+            Ok(granted) => granted,
+            Err(failure) => {
+                if let Some(held) = self.held.take() {
+                    drop(held.release(Cause::Refused));
+                }
+                return self.step(Event::Refused(failure));
+            }
+        };
+        if gone.is_none() {
+            self.place.entry.login(&wish.user, wish.kind, lease);
+            let client = self.place.entry.client;
+            self.place.shared.log(|| {
+                tracing::info!(
+                    %client,
+                    user = shown(&wish.user),
+                    interface = %lease.slot,
+                    tunnel = %lease.tunnel,
+                    kind = %wish.kind,
+                    resumed = lease.resumed,
+                    "tunnel configured"
+                );
+            });
+        }
+        self.step(Event::Acquired(granted));
+        if let Some(failure) = gone {
+            self.step(Event::Revoked(failure));
+        }
+    }
+
+    fn flush(&mut self) {
+        while !self.unsent.is_empty() {
+            match self.stream.try_write(&self.unsent) {
+                Ok(len) => {
+                    self.counters().bytes_out.add(len as u64);
+                    self.place
+                        .entry
+                        .bytes_out
+                        .fetch_add(len as u64, Ordering::Relaxed);
+                    self.unsent.drain(..len);
+                }
+                Err(error) if would_wait(&error) => return,
+                Err(_) => {
+                    self.unsent = Vec::new();
+                    return self.step(Event::Broken);
+                }
+            }
+        }
+        self.unsent = Vec::new();
+    }
+
+    fn ended(&mut self, end: End) {
+        let counters = self.counters();
+        match end {
+            End::Quit => &counters.ended_quit,
+            End::Eof => &counters.ended_eof,
+            End::Broken => &counters.ended_broken,
+            End::Idle => &counters.ended_idle,
+            End::Failures | End::Flood => &counters.ended_failures,
+            End::Replaced => &counters.ended_replaced,
+            End::Administrative => &counters.ended_administrative,
+            End::Withdrawn => &counters.ended_withdrawn,
+            End::Shutdown => &counters.ended_shutdown,
+        }
+        .one();
+        self.waiting_for = None;
+        self.end = Some(end);
+        let client = self.place.entry.client;
+        self.place
+            .shared
+            .log(|| tracing::info!(%client, ?end, "session ended"));
+    }
+
+    /// Says the last words, waits for the tunnel to be gone, then for the peer to close too.
+    async fn close(mut self) {
+        self.place.close();
+        let fin = self.settings().config.timeouts.fin;
+        let wait = if self.place.shared.stopping() {
+            fin.min(LAST_WAIT)
+        } else {
+            fin
+        };
+        let until = Instant::now() + wait;
+        if !self.unsent.is_empty() && self.end != Some(End::Broken) {
+            let sent = timeout_at(until, self.stream.write_all(&self.unsent)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                self.counters().ended_stalled.one();
+            }
+        }
+        if let Some(returning) = self.returning.take() {
+            let _ = timeout(RELEASE_WAIT, returning).await;
+        }
+        if self.end == Some(End::Broken) || self.stream.shutdown().await.is_err() || self.eof {
+            return;
+        }
+        let _ = timeout_at(Instant::now() + wait, self.drain()).await;
+    }
+
+    /// Reads until the peer closes: closing with bytes unread would reset the connection, and the
+    /// peer might lose the last line.
+    async fn drain(&mut self) {
+        let mut left = DRAIN_MAX;
+        while left > 0 && self.stream.ready(Interest::READABLE).await.is_ok() {
+            let mut chunk = [0; CHUNK];
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return,
+                Ok(len) => left = left.saturating_sub(len),
+                Err(error) if would_wait(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+async fn wait_for(future: &mut Option<BoxFuture<'static, Done>>) -> Done {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn would_wait(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// A user's name as it may stand in a log.
+fn shown(user: &[u8]) -> &str {
+    std::str::from_utf8(user)
+        .ok()
+        .filter(|name| is_user_name(name.as_bytes()))
+        .unwrap_or("(not a name)")
+}
+
+fn log_failed(shared: &super::shared::Shared, wish: &Wish, error: &LifecycleError) {
+    shared.log(|| {
+        tracing::warn!(user = shown(&wish.user), kind = %wish.kind, %error, "tunnel failed");
+    });
+}
+
+/// Where a failure that is told to a client is counted.
+fn count_failure(counters: &Counters, failure: &Failure) {
+    match failure {
+        Failure::Authentication => counters.denied.one(),
+        Failure::Invalid => counters.invalid_lines.one(),
+        Failure::UnsupportedType(_) => counters.refused_type.one(),
+        Failure::SoldOut => counters.refused_sold_out.one(),
+        Failure::InUse | Failure::PrefixInUse => counters.refused_in_use.one(),
+        Failure::NoRoute => counters.refused_no_route.one(),
+        Failure::Busy => counters.refused_unavailable.one(),
+        Failure::InterfaceName | Failure::Internal => counters.refused_other.one(),
+        // Counted where they arise.
+        Failure::TooManyFailures
+        | Failure::TimedOut
+        | Failure::Replaced
+        | Failure::Administrative
+        | Failure::Withdrawn
+        | Failure::ShuttingDown => {}
+    }
+}
