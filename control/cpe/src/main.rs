@@ -15,7 +15,7 @@ use sixferry_cpe::Error;
 use sixferry_cpe::counters::Snapshot;
 use sixferry_cpe::netlink::{Netlink, Plan, link_local};
 use sixferry_cpe::tunnel::peers::Peers;
-use sixferry_cpe::tunnel::{Config, Encap, MIN_MTU, Tunnel};
+use sixferry_cpe::tunnel::{Config, Encap, Keepalive, MIN_MTU, Tunnel};
 use sixferry_wire::embed::{Embedding, SIX_TO_FOUR_ANYCAST};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -178,7 +178,11 @@ fn plan(command: Command) -> Result<(Encap, Ipv4Addr, CommonArgs), Error> {
             let encap = Encap::Udp {
                 local_port: a.local_port,
                 relay: a.remote,
-                keepalive: !a.no_keepalive,
+                keepalive: if a.no_keepalive {
+                    Keepalive::Off
+                } else {
+                    Keepalive::Empty
+                },
             };
             (encap, a.local, a.common)
         }
@@ -258,6 +262,7 @@ async fn carry(encap: Encap, local: Ipv4Addr, args: CommonArgs) -> Result<(), Er
         addresses: args.addresses.clone(),
         routes: args.routes.clone(),
         delegated: args.delegated.clone(),
+        ..Plan::default()
     };
     let netlink = Netlink::connect()?;
     if let Err(error) = netlink.apply(tunnel.device_index(), local, &plan).await {
