@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use futures::TryStreamExt;
 use ipnet::Ipv6Net;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{
@@ -24,7 +25,7 @@ const NULL_METRIC: u32 = 0x7fff_ffff;
 const LOOPBACK: u32 = 1;
 
 /// What the tunnel device is to have.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Addresses with the length of their on-link prefix.
     pub addresses: Vec<Ipv6Net>,
@@ -125,6 +126,31 @@ impl Netlink {
         })
     }
 
+    /// Index and hardware address of an interface.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub async fn interface(&self, name: &str) -> Result<(u32, Option<[u8; 6]>), Error> {
+        let mut found = self
+            .handle
+            .link()
+            .get()
+            .match_name(name.to_owned())
+            .execute();
+        let answer = found.try_next().await;
+        let link = answer.map_err(|e| failed(format!("find interface {name}"), &e))?;
+        let link = link.ok_or_else(|| Error::Config(format!("there is no interface {name}")))?;
+        let mac = link
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok(),
+                _ => None,
+            });
+        // The loopback interface has one of zeros.
+        Ok((link.header.index, mac.filter(|mac| *mac != [0; 6])))
+    }
+
     /// Gives a device its addresses, sets it up, then adds the routes.
     ///
     /// # Errors
@@ -201,10 +227,7 @@ impl Netlink {
                 done.map_err(|e| failed(format!("add address {net}"), &e))
             }
             Item::Peer(own, peer) => {
-                let mut request = self.address(index, Ipv6Net::from(peer));
-                let attributes = &mut request.message_mut().attributes;
-                attributes.push(AddressAttribute::Local(IpAddr::V6(own)));
-                let done = request.execute().await;
+                let done = self.peer_address(index, own, peer).execute().await;
                 done.map_err(|e| failed(format!("add address {own} peer {peer}"), &e))
             }
             Item::Lan(index, net) => {
@@ -238,12 +261,7 @@ impl Netlink {
                 (format!("remove address {net}"), done)
             }
             Item::Peer(own, peer) => {
-                let mut message = self
-                    .address(index, Ipv6Net::from(peer))
-                    .message_mut()
-                    .clone();
-                let local = AddressAttribute::Local(IpAddr::V6(own));
-                message.attributes.push(local);
+                let message = self.peer_address(index, own, peer).message_mut().clone();
                 let done = self.handle.address().del(message).execute().await;
                 (format!("remove address {own} peer {peer}"), done)
             }
@@ -276,6 +294,19 @@ impl Netlink {
                 .address()
                 .add(index, IpAddr::V6(net.addr()), net.prefix_len());
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        request
+    }
+
+    fn peer_address(
+        &self,
+        index: u32,
+        own: Ipv6Addr,
+        peer: Ipv6Addr,
+    ) -> rtnetlink::AddressAddRequest {
+        let mut request = self.address(index, Ipv6Net::from(peer));
+        let attributes = &mut request.message_mut().attributes;
+        attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Local(_)));
+        attributes.push(AddressAttribute::Local(IpAddr::V6(own)));
         request
     }
 

@@ -15,6 +15,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use self::inner::Outgoing;
 use self::peers::Peers;
 use self::socket::{RawSocket, Received, SendError, UdpLink};
@@ -80,7 +82,7 @@ impl Encap {
 }
 
 /// What a tunnel needs to know of its two ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What carries the packets.
     pub encap: Encap,
@@ -146,6 +148,7 @@ pub struct Tunnel {
     tun: Tun,
     link: Link,
     counters: Arc<Counters>,
+    hurry: Notify,
 }
 
 impl Tunnel {
@@ -164,6 +167,7 @@ impl Tunnel {
             tun,
             link,
             counters: Arc::default(),
+            hurry: Notify::new(),
         })
     }
 
@@ -196,6 +200,11 @@ impl Tunnel {
         }
         self.config = config;
         Ok(())
+    }
+
+    /// UDP: sends a keepalive now, for a relay that may have forgotten where we are.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
     }
 
     /// UDP: our end, as the kernel has it.
@@ -271,7 +280,10 @@ impl Tunnel {
                 }
                 Err(SendError::Broken(error)) => return Err(error),
             }
-            tokio::time::sleep(udp::keepalive_delay()).await;
+            tokio::select! {
+                () = tokio::time::sleep(udp::keepalive_delay()) => {}
+                () = self.hurry.notified() => {}
+            }
         }
         std::future::pending().await
     }
