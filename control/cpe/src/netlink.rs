@@ -67,13 +67,8 @@ impl Plan {
         let null = self.delegated.iter().copied().map(Item::Null);
         let lan = self.lan.iter().map(|(index, net)| Item::Lan(*index, *net));
         let routes = self.routes.iter().copied().map(Item::Route);
-        let mut items: Vec<Item> = Vec::new();
-        for item in addresses.chain(peers).chain(null).chain(lan).chain(routes) {
-            if !items.contains(&item) {
-                items.push(item);
-            }
-        }
-        items
+        let items = addresses.chain(peers).chain(null).chain(lan);
+        items.chain(routes).collect()
     }
 }
 

@@ -143,9 +143,7 @@ impl RealSite {
 
     async fn fresh(&self, config: &Config, plan: &Plan) -> Result<Tunnel, Error> {
         let tunnel = Tunnel::open(config.clone())?;
-        if self.settings.solicit {
-            accept_advertisements(tunnel.device())?;
-        }
+        advertisements(tunnel.device(), self.settings.solicit)?;
         let (index, local) = (tunnel.device_index(), config.local);
         if let Err(error) = self.netlink.apply(index, local, plan).await {
             // The device goes by itself; the error to show is the first one.
@@ -308,13 +306,19 @@ fn keepalive(grant: &Grant, local: Ipv4Addr, plan: &Plan) -> Keepalive {
     }
 }
 
-/// The kernel solicits a router by itself once the device has its link-local address.
-fn accept_advertisements(device: &str) -> Result<(), Error> {
+/// Whether the kernel takes addresses and routes from a router in the tunnel. It then also solicits
+/// one by itself, once the device has its link-local address.
+fn advertisements(device: &str, accept: bool) -> Result<(), Error> {
     // 2: also where this host forwards.
-    write(
-        Path::new(&format!("/proc/sys/net/ipv6/conf/{device}/accept_ra")),
-        "2",
-    )
+    let value = if accept { "2" } else { "0" };
+    let path = format!("/proc/sys/net/ipv6/conf/{device}/accept_ra");
+    match write(Path::new(&path), value) {
+        Err(error) if !accept => {
+            tracing::debug!(%error, "advertisements in the tunnel are not switched off");
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn write(path: &Path, line: &str) -> Result<(), Error> {
