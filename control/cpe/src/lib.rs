@@ -4,13 +4,14 @@
 //! kernel module, and takes its device away when it stops. [`tunnel::inner`],
 //! [`tunnel::proto41`], [`tunnel::udp`] and [`tunnel::peers`] decide about packets and do no I/O;
 //! [`tunnel`] moves them; [`netlink`] gives the device its addresses
-//! and routes.
+//! and routes; [`dtcp`] gets a tunnel from a server, by name and password, and keeps it.
 //!
 //! RFC 4213 (6in4), RFC 3056 (6to4), RFC 5969 (6rd), RFC 6040 (ECN across tunnels).
 
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod dtcp;
 pub mod netlink;
 pub mod tunnel;
 

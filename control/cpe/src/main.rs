@@ -13,12 +13,16 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::{Ipv4Net, Ipv6Net};
 use sixferry_cpe::Error;
 use sixferry_cpe::counters::Snapshot;
+use sixferry_cpe::dtcp::machine::Outcome;
+use sixferry_cpe::dtcp::options::Options;
 use sixferry_cpe::netlink::{Netlink, Plan, link_local};
 use sixferry_cpe::tunnel::peers::Peers;
-use sixferry_cpe::tunnel::{Config, Encap, MIN_MTU, Tunnel};
+use sixferry_cpe::tunnel::{Config, Encap, Keepalive, MIN_MTU, Tunnel};
 use sixferry_wire::embed::{Embedding, SIX_TO_FOUR_ANYCAST};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// DTCP: the server refused, was not reached, or a NAT is in the way.
+const EXIT_REFUSED: u8 = 1;
 /// Set-up errors, like those of the other programs of the project.
 const EXIT_SETUP: u8 = 2;
 
@@ -34,6 +38,15 @@ struct Cli {
 /// counters.
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[command(flatten)]
+    Configured(Configured),
+    /// A tunnel from a DTCP server, for a user with a name and a password.
+    Dtcp(Box<Options>),
+}
+
+/// Tunnels whose ends are known beforehand.
+#[derive(Subcommand, Debug)]
+enum Configured {
     /// A configured 6in4 tunnel (RFC 4213).
     #[command(name = "6in4")]
     SixInFour(SixInFourArgs),
@@ -148,20 +161,21 @@ fn parse_route(text: &str) -> Result<Ipv6Net, String> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let level = match &command {
+        Command::Dtcp(options) if options.debug => "debug",
+        _ => "info",
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level)),
         )
         .init();
-    let outcome = match plan(Cli::parse().command) {
-        Ok((encap, local, args)) => carry(encap, local, args).await,
-        Err(error) => Err(error),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match perform(command).await {
+        Ok(code) => code,
         Err(error) => {
             // Nobody may be listening; the exit code says it too.
             let _ = writeln!(std::io::stderr(), "sixferry-cpe: {error}");
@@ -170,19 +184,38 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn perform(command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Dtcp(options) => Ok(match sixferry_cpe::dtcp::serve(*options).await? {
+            Outcome::Done => ExitCode::SUCCESS,
+            Outcome::Failed => ExitCode::from(EXIT_REFUSED),
+            Outcome::Setup => ExitCode::from(EXIT_SETUP),
+        }),
+        Command::Configured(command) => {
+            let (encap, local, args) = plan(command)?;
+            carry(encap, local, args).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
 /// What the command means: the encapsulation, our address, and what all have in common.
-fn plan(command: Command) -> Result<(Encap, Ipv4Addr, CommonArgs), Error> {
+fn plan(command: Configured) -> Result<(Encap, Ipv4Addr, CommonArgs), Error> {
     let (encap, local, mut args) = match command {
-        Command::SixInFour(a) => (Encap::Proto41(Peers::Relay(a.remote)), a.local, a.common),
-        Command::Udp(a) => {
+        Configured::SixInFour(a) => (Encap::Proto41(Peers::Relay(a.remote)), a.local, a.common),
+        Configured::Udp(a) => {
             let encap = Encap::Udp {
                 local_port: a.local_port,
                 relay: a.remote,
-                keepalive: !a.no_keepalive,
+                keepalive: if a.no_keepalive {
+                    Keepalive::Off
+                } else {
+                    Keepalive::Empty
+                },
             };
             (encap, a.local, a.common)
         }
-        Command::SixToFour(a) => {
+        Configured::SixToFour(a) => {
             let peers = Peers::SixToFour {
                 local: a.local,
                 relay: a.remote,
@@ -190,7 +223,7 @@ fn plan(command: Command) -> Result<(Encap, Ipv4Addr, CommonArgs), Error> {
             let common = embedded(a.common, Embedding::SIX_TO_FOUR, a.local)?;
             (Encap::Proto41(peers), a.local, common)
         }
-        Command::SixRd(a) => {
+        Configured::SixRd(a) => {
             let (prefix, v4) = (a.prefix, a.v4_common);
             let embedding = Embedding::new(
                 prefix.addr().into(),
@@ -258,6 +291,7 @@ async fn carry(encap: Encap, local: Ipv4Addr, args: CommonArgs) -> Result<(), Er
         addresses: args.addresses.clone(),
         routes: args.routes.clone(),
         delegated: args.delegated.clone(),
+        ..Plan::default()
     };
     let netlink = Netlink::connect()?;
     if let Err(error) = netlink.apply(tunnel.device_index(), local, &plan).await {

@@ -5,6 +5,7 @@
 
 pub mod inner;
 pub mod peers;
+pub mod probe;
 pub mod proto41;
 mod socket;
 mod tun;
@@ -13,6 +14,8 @@ pub mod udp;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use self::inner::Outgoing;
 use self::peers::Peers;
@@ -39,8 +42,24 @@ pub enum Encap {
         local_port: u16,
         /// The relay's address and port.
         relay: SocketAddrV4,
-        /// Send an empty datagram every 20 to 25 s, for the NAT in between.
-        keepalive: bool,
+        /// What is sent every 20 to 25 s, for the NAT in between.
+        keepalive: Keepalive,
+    },
+}
+
+/// What keeps a NAT's mapping alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keepalive {
+    /// Nothing: there is no NAT.
+    Off,
+    /// An empty datagram.
+    Empty,
+    /// An IPv6 packet, for a relay that learns its peer's endpoint: an echo request.
+    Echo {
+        /// An address of this end that the relay knows.
+        source: Ipv6Addr,
+        /// The relay's address, or all routers of the link.
+        destination: Ipv6Addr,
     },
 }
 
@@ -63,7 +82,7 @@ impl Encap {
 }
 
 /// What a tunnel needs to know of its two ends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What carries the packets.
     pub encap: Encap,
@@ -80,10 +99,46 @@ pub struct Config {
     pub own: Vec<Ipv6Addr>,
 }
 
+impl Config {
+    fn check(&self) -> Result<(), Error> {
+        if self.mtu < MIN_MTU {
+            return Err(Error::Config(format!(
+                "MTU {} is below {MIN_MTU}, the least that IPv6 allows (RFC 8200 section 5)",
+                self.mtu
+            )));
+        }
+        let most = MAX_DATAGRAM - self.encap.outer_len();
+        if usize::from(self.mtu) > most {
+            return Err(Error::Config(format!(
+                "MTU {} leaves no room for the outer header: at most {most}",
+                self.mtu,
+            )));
+        }
+        if self.local == self.encap.relay() {
+            return Err(Error::Config(format!(
+                "both ends are {}: a tunnel to oneself is a loop",
+                self.local
+            )));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 enum Link {
     Raw(RawSocket, Peers),
     Udp(UdpLink, SocketAddrV4),
+}
+
+impl Link {
+    fn open(config: &Config) -> Result<Self, Error> {
+        Ok(match config.encap {
+            Encap::Proto41(peers) => Self::Raw(RawSocket::open(config)?, peers),
+            Encap::Udp {
+                local_port, relay, ..
+            } => Self::Udp(UdpLink::open(config, local_port, relay)?, relay),
+        })
+    }
 }
 
 /// A tunnel with its TUN device. Dropping it removes the device.
@@ -93,6 +148,7 @@ pub struct Tunnel {
     tun: Tun,
     link: Link,
     counters: Arc<Counters>,
+    hurry: Notify,
 }
 
 impl Tunnel {
@@ -103,38 +159,52 @@ impl Tunnel {
     /// # Errors
     /// When the settings make no sense, or the device or the socket cannot be had.
     pub fn open(config: Config) -> Result<Self, Error> {
-        if config.mtu < MIN_MTU {
-            return Err(Error::Config(format!(
-                "MTU {} is below {MIN_MTU}, the least that IPv6 allows (RFC 8200 section 5)",
-                config.mtu
-            )));
-        }
-        let most = MAX_DATAGRAM - config.encap.outer_len();
-        if usize::from(config.mtu) > most {
-            return Err(Error::Config(format!(
-                "MTU {} leaves no room for the outer header: at most {most}",
-                config.mtu,
-            )));
-        }
-        if config.local == config.encap.relay() {
-            return Err(Error::Config(format!(
-                "both ends are {}: a tunnel to oneself is a loop",
-                config.local
-            )));
-        }
-        let link = match config.encap {
-            Encap::Proto41(peers) => Link::Raw(RawSocket::open(&config)?, peers),
-            Encap::Udp {
-                local_port, relay, ..
-            } => Link::Udp(UdpLink::open(&config, local_port, relay)?, relay),
-        };
+        config.check()?;
+        let link = Link::open(&config)?;
         let tun = Tun::create(config.device.as_deref(), config.mtu)?;
         Ok(Self {
             config,
             tun,
             link,
             counters: Arc::default(),
+            hurry: Notify::new(),
         })
+    }
+
+    /// Gives the tunnel other ends while its device stays as it is. What this end sends from is
+    /// kept open if it can be: a NAT in between then still knows us.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`]; the tunnel is then as before.
+    pub fn relink(&mut self, config: Config) -> Result<(), Error> {
+        config.check()?;
+        if config.mtu != self.config.mtu {
+            self.tun.set_mtu(config.mtu)?;
+        }
+        let same_local = config.local == self.config.local;
+        match (&mut self.link, self.config.encap, config.encap) {
+            (Link::Raw(_, peers), _, Encap::Proto41(new)) if same_local => *peers = new,
+            (
+                Link::Udp(link, relay),
+                Encap::Udp { local_port, .. },
+                Encap::Udp {
+                    local_port: new_port,
+                    relay: new,
+                    ..
+                },
+            ) if same_local && local_port == new_port => {
+                link.set_relay(new);
+                *relay = new;
+            }
+            _ => self.link = Link::open(&config)?,
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    /// UDP: sends a keepalive now, for a relay that may have forgotten where we are.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
     }
 
     /// UDP: our end, as the kernel has it.
@@ -183,20 +253,26 @@ impl Tunnel {
         }
     }
 
-    /// Empty datagrams to the relay, the first at once.
+    /// What keeps the NAT's mapping alive, the first at once.
     async fn keepalives(&self) -> Result<std::convert::Infallible, Error> {
-        let (
-            Link::Udp(link, _),
-            Encap::Udp {
-                keepalive: true, ..
-            },
-        ) = (&self.link, self.config.encap)
+        let (Link::Udp(link, _), Encap::Udp { keepalive, .. }) = (&self.link, self.config.encap)
         else {
             return std::future::pending().await;
         };
-        let empty = Outgoing { inner: &[], tos: 0 };
-        loop {
-            match link.send(empty).await {
+        for sequence in (0..=u16::MAX).cycle() {
+            let packet;
+            let inner: &[u8] = match keepalive {
+                Keepalive::Off => break,
+                Keepalive::Empty => &[],
+                Keepalive::Echo {
+                    source,
+                    destination,
+                } => {
+                    packet = probe::echo_request(source, destination, sequence);
+                    &packet
+                }
+            };
+            match link.send(Outgoing { inner, tos: 0 }).await {
                 Ok(()) => self.counters.keepalive_sent(),
                 Err(SendError::Refused(cause)) => {
                     tracing::debug!(%cause, "keepalive refused");
@@ -204,8 +280,12 @@ impl Tunnel {
                 }
                 Err(SendError::Broken(error)) => return Err(error),
             }
-            tokio::time::sleep(udp::keepalive_delay()).await;
+            tokio::select! {
+                () = tokio::time::sleep(udp::keepalive_delay()) => {}
+                () = self.hurry.notified() => {}
+            }
         }
+        std::future::pending().await
     }
 
     async fn uplink(&self) -> Result<std::convert::Infallible, Error> {

@@ -123,6 +123,11 @@ impl UdpLink {
         })
     }
 
+    /// From now on datagrams go there.
+    pub(super) fn set_relay(&mut self, relay: SocketAddrV4) {
+        self.relay = relay;
+    }
+
     /// Our end.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()

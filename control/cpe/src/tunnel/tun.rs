@@ -57,6 +57,12 @@ impl Tun {
         self.index
     }
 
+    pub(super) fn set_mtu(&self, mtu: u16) -> Result<(), Error> {
+        self.device
+            .set_mtu(mtu)
+            .map_err(|source| self.error("set the MTU", source))
+    }
+
     pub(super) fn error(&self, operation: &'static str, source: io::Error) -> Error {
         Error::Tun {
             name: self.name.clone(),
