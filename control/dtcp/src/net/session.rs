@@ -113,6 +113,10 @@ impl Session {
             if self.end.is_some() {
                 break;
             }
+            if self.has_work() {
+                // What had to be sent first is sent.
+                continue;
+            }
             let deadline = self.deadline();
             // A deadline that has moved away is left to fire early: cheaper than moving the timer
             // with every line.
@@ -242,6 +246,10 @@ impl Session {
                 None => self.step(Event::Eof),
             }
         }
+    }
+
+    fn has_work(&self) -> bool {
+        self.ready() && (self.eof || !self.rest.is_empty())
     }
 
     /// Whether a line can be answered now.

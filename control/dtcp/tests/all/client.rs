@@ -33,8 +33,12 @@ impl Client {
     pub(crate) async fn connect(server: SocketAddr, from: Ipv4Addr) -> Self {
         let mut client = Self::raw(server, from).await;
         let greeting = client.line().await.expect("a greeting");
-        client.challenge = parse_greeting(&greeting).expect(&greeting).to_owned();
+        client.greeted(&greeting);
         client
+    }
+
+    pub(crate) fn greeted(&mut self, greeting: &str) {
+        self.challenge = parse_greeting(greeting).expect(greeting).to_owned();
     }
 
     /// The next line without CR LF; `None` at the end of the stream.

@@ -144,6 +144,7 @@ async fn ten_thousand_half_open_from_one_address_keep_out_that_address_only() {
         let mut client = Client::raw(bed.at, Ipv4Addr::new(127, 9, 9, 9)).await;
         let line = client.line().await.unwrap();
         if line.starts_with("+OK ") {
+            client.greeted(&line);
             held.push(client);
         } else {
             assert_eq!(line, BUSY);
