@@ -4,6 +4,7 @@
 //! A session's memory is what it needs while it waits: its future, its entry in the registry and
 //! one timer; buffers exist only while there is something in them.
 
+mod ask;
 mod descriptors;
 mod follow;
 mod listen;

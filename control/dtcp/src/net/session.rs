@@ -6,22 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use sixferry_lifecycle::{Cause, Digest, Error as LifecycleError, Lease};
+use sixferry_lifecycle::{Cause, Lease};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::ask::{self, Done, Waiting, shown};
 use super::registry::revoked;
 use super::shared::{Held, Place};
 use crate::limit::Pace;
-use crate::machine::{Action, Authentication, End, Event, Machine, Wish};
-use crate::plan::{Ends, Settings, refusal};
+use crate::machine::{Action, End, Event, Machine, Wish};
+use crate::plan::{Ends, Settings};
 use crate::stats::Counters;
+use crate::wire::hex;
 use crate::wire::line::{Assembler, Found, LINE_MAX};
 use crate::wire::reply::{Failure, Reply, emit_greeting};
-use crate::wire::{hex, is_user_name};
 
 /// Bytes read at once.
 const CHUNK: usize = 4096;
@@ -32,23 +32,11 @@ const UNSENT_MAX: usize = 8192;
 /// How long FIN waits for the tunnel to be gone: the peer may look.
 const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a second `tunnel` waits for the first to be gone.
-const REPLACE_WAIT: Duration = Duration::from_secs(10);
-
 /// Bytes of a peer that are thrown away while waiting for its FIN.
 const DRAIN_MAX: usize = 1 << 20;
 
 /// The longest wait for the peer when the whole server stops.
 const LAST_WAIT: Duration = Duration::from_millis(500);
-
-/// What a session waited for.
-enum Done {
-    Authenticated(Authentication),
-    Replaced,
-    Acquired(Box<Wish>, Result<Box<Lease>, Failure>, u64),
-    /// The tunnel is there, but revocations were missed meanwhile: does it hold?
-    Checked(Box<(Wish, Lease)>, bool),
-}
 
 enum Woken {
     Orders,
@@ -68,7 +56,7 @@ pub(super) struct Session {
     rest: Vec<u8>,
     unsent: Vec<u8>,
     held: Option<Held>,
-    waiting_for: Option<BoxFuture<'static, Done>>,
+    waiting_for: Waiting,
     /// The tunnel on its way back.
     returning: Option<JoinHandle<()>>,
     pace: Pace,
@@ -100,47 +88,52 @@ impl Session {
         }
     }
 
-    pub(super) async fn run(mut self) {
-        emit_greeting(
-            self.challenge,
-            &self.settings().config.banner,
-            &mut self.unsent,
-        );
-        let mut timer = pin!(sleep_until(Instant::now()));
-        loop {
-            self.work();
-            self.flush();
-            if self.end.is_some() {
-                break;
-            }
-            if self.has_work() {
-                // What had to be sent first is sent.
-                continue;
-            }
-            let deadline = self.deadline();
-            // A deadline that has moved away is left to fire early: cheaper than moving the timer
-            // with every line.
-            if let Some(deadline) = deadline
-                && (timer.is_elapsed() || deadline < timer.deadline())
-            {
-                timer.as_mut().reset(deadline);
-            }
-            let (read, write) = self.interest();
-            let stream = &self.stream;
-            let woken = tokio::select! {
-                biased;
-                () = self.place.entry.wake.notified() => Woken::Orders,
-                done = wait_for(&mut self.waiting_for), if self.waiting_for.is_some() => {
-                    Woken::Done(done)
+    /// The session's life. An `async fn` would keep its argument twice, where it was passed and
+    /// where it is used; the block uses it where it is.
+    #[expect(clippy::manual_async_fn, reason = "half the memory")]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            emit_greeting(
+                self.challenge,
+                &self.settings().config.banner,
+                &mut self.unsent,
+            );
+            let mut timer = pin!(sleep_until(Instant::now()));
+            loop {
+                self.work();
+                self.flush();
+                if self.end.is_some() {
+                    break;
                 }
-                result = stream.writable(), if write => Woken::Writable(result),
-                result = stream.readable(), if read => Woken::Readable(result),
-                () = &mut timer, if deadline.is_some() => Woken::Timer,
-            };
-            self.woken(woken);
+                if self.has_work() {
+                    // What had to be sent first is sent.
+                    continue;
+                }
+                let deadline = self.deadline();
+                // A deadline that has moved away is left to fire early: cheaper than moving the timer
+                // with every line.
+                if let Some(deadline) = deadline
+                    && (timer.is_elapsed() || deadline < timer.deadline())
+                {
+                    timer.as_mut().reset(deadline);
+                }
+                let (read, write) = self.interest();
+                let stream = &self.stream;
+                let woken = tokio::select! {
+                    biased;
+                    () = self.place.entry.wake.notified() => Woken::Orders,
+                    done = ask::wait(&mut self.waiting_for), if self.waiting_for.is_some() => {
+                        Woken::Done(done)
+                    }
+                    result = stream.writable(), if write => Woken::Writable(result),
+                    result = stream.readable(), if read => Woken::Readable(result),
+                    () = &mut timer, if deadline.is_some() => Woken::Timer,
+                };
+                self.woken(woken);
+            }
+            // Boxed: a session spends its life above, and need not carry the room for its end.
+            Box::pin(self.close()).await;
         }
-        // Boxed: a session spends its life above, and need not carry the room for its end.
-        Box::pin(self.close()).await;
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -322,20 +315,28 @@ impl Session {
     fn perform(&mut self, action: Action, settings: &Arc<Settings>) {
         match action {
             Action::Send(reply) => self.send(&reply),
-            Action::Authenticate { user, digest } => self.authenticate(user, digest),
+            Action::Authenticate { user, digest } => {
+                let challenge = hex(self.challenge);
+                let (shared, client) = (Arc::clone(&self.place.shared), self.place.entry.client);
+                let asked = ask::authenticate(shared, client, challenge, user, digest);
+                self.waiting_for = Some(Box::pin(asked));
+            }
             Action::Replace => {
                 self.counters().replaced_own.one();
                 self.place.entry.logout();
                 let handle = self.held.take().map(|held| held.release(Cause::Replaced));
-                self.waiting_for = Some(Box::pin(async move {
-                    if let Some(handle) = handle {
-                        // If it takes longer, the new one is asked for all the same.
-                        let _ = timeout(REPLACE_WAIT, handle).await;
-                    }
-                    Done::Replaced
-                }));
+                self.waiting_for = Some(Box::pin(ask::replace(handle)));
             }
-            Action::Acquire(wish) => self.acquire(wish, settings),
+            Action::Acquire(wish) => {
+                let entry = &self.place.entry;
+                let ends = Ends {
+                    server: *entry.server.ip(),
+                    client: *entry.client.ip(),
+                };
+                let plan = settings.plan(&wish, ends);
+                let asked = ask::acquire(Arc::clone(&self.place.shared), wish, plan);
+                self.waiting_for = Some(Box::pin(asked));
+            }
             Action::Release(cause) => {
                 self.returning = self.held.take().map(|held| held.release(cause));
             }
@@ -352,68 +353,6 @@ impl Session {
             Reply::Help | Reply::Bye | Reply::Nothing => {}
         }
         reply.emit(&mut self.unsent);
-    }
-
-    fn authenticate(&mut self, user: Box<[u8]>, digest: [u8; 16]) {
-        let shared = Arc::clone(&self.place.shared);
-        let client = self.place.entry.client;
-        let challenge = hex(self.challenge);
-        self.waiting_for = Some(Box::pin(async move {
-            let name = shown(&user);
-            if shared.limited(*client.ip()) {
-                shared.counters.denied_limited.one();
-                shared.log(|| tracing::warn!(%client, user = name, "login not looked at: too many failures"));
-                return Done::Authenticated(Authentication::Limited);
-            }
-            let attempt = Digest {
-                user: &user,
-                challenge: &challenge,
-                digest,
-            };
-            let result = match shared.tunnels.authenticate(attempt).await {
-                Ok(Ok(account)) => {
-                    shared.log(|| tracing::info!(%client, user = name, "authenticated"));
-                    Authentication::Accepted(account)
-                }
-                Ok(Err(_)) => {
-                    shared.counters.denied_digest.one();
-                    shared.count_failure(*client.ip());
-                    shared.log(|| tracing::info!(%client, user = name, "login refused"));
-                    Authentication::Denied
-                }
-                Err(error) => {
-                    shared.counters.denied_unavailable.one();
-                    shared
-                        .log(|| tracing::error!(%client, user = name, %error, "login not checked"));
-                    Authentication::Unavailable
-                }
-            };
-            Done::Authenticated(result)
-        }));
-    }
-
-    fn acquire(&mut self, wish: Wish, settings: &Settings) {
-        let entry = &self.place.entry;
-        let ends = Ends {
-            server: *entry.server.ip(),
-            client: *entry.client.ip(),
-        };
-        let shared = Arc::clone(&self.place.shared);
-        let plan = settings.plan(&wish, ends);
-        self.waiting_for = Some(Box::pin(async move {
-            let missed = shared.registry.missed();
-            let result = match plan {
-                Err(failure) => Err(failure),
-                Ok(plan) => match shared.tunnels.acquire(plan).await {
-                    Ok(lease) => Ok(Box::new(lease)),
-                    Err(error) => {
-                        log_failed(&shared, &wish, &error);
-                        Err(refusal(&error))
-                    }
-                },
-            };
-            Done::Acquired(Box::new(wish), result, missed)
-        }));
     }
 
     fn done(&mut self, done: Done) {
@@ -454,12 +393,7 @@ impl Session {
             return self.granted(&wish, &lease, None);
         }
         // It may be among those whose revocation was missed.
-        self.waiting_for = Some(Box::pin(async move {
-            let answer = shared.tunnels.holds(&[key]).await;
-            // Without an answer it is taken to hold; the next check asks again.
-            let holds = answer.map_or(true, |holds| holds.first().copied().unwrap_or(false));
-            Done::Checked(Box::new((wish, lease)), holds)
-        }));
+        self.waiting_for = Some(Box::pin(ask::check(shared, wish, lease)));
     }
 
     fn granted(&mut self, wish: &Wish, lease: &Lease, gone: Option<Failure>) {
@@ -577,29 +511,8 @@ impl Session {
     }
 }
 
-async fn wait_for(future: &mut Option<BoxFuture<'static, Done>>) -> Done {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
 fn would_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
-
-/// A user's name as it may stand in a log.
-fn shown(user: &[u8]) -> &str {
-    std::str::from_utf8(user)
-        .ok()
-        .filter(|name| is_user_name(name.as_bytes()))
-        .unwrap_or("(not a name)")
-}
-
-fn log_failed(shared: &super::shared::Shared, wish: &Wish, error: &LifecycleError) {
-    shared.log(|| {
-        tracing::warn!(user = shown(&wish.user), kind = %wish.kind, %error, "tunnel failed");
-    });
 }
 
 /// Where a failure that is told to a client is counted.
@@ -620,5 +533,20 @@ fn count_failure(counters: &Counters, failure: &Failure) {
         | Failure::Administrative
         | Failure::Withdrawn
         | Failure::ShuttingDown => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hundred thousand sessions wait in futures of this type.
+    #[test]
+    fn session_is_small() {
+        fn future<F: Future>(_: impl FnOnce(Session) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = future(Session::run);
+        assert!(size <= 1024, "{size} bytes");
     }
 }
