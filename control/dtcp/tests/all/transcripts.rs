@@ -171,7 +171,7 @@ impl Stage {
         if let Some(said) = line.strip_prefix("C:") {
             self.hear(said.strip_prefix(' ').unwrap_or(said));
         } else if let Some(count) = line.strip_prefix("tunnels ") {
-            assert_eq!(self.fake.count(), count.parse().unwrap(), "{line}");
+            assert_eq!(self.fake.count(), count.parse::<usize>().unwrap(), "{line}");
         } else if let Some(seconds) = line.strip_prefix('(').and_then(|l| l.strip_suffix(" s)")) {
             self.pass(Duration::from_secs(seconds.parse().unwrap()));
         } else {
