@@ -137,6 +137,7 @@ pub struct Daemon {
     process: Guarded,
     home: TempDir,
     api: Api,
+    config: DaemonConfig,
 }
 
 /// How a daemon that did not start ended.
@@ -177,20 +178,23 @@ impl Daemon {
     pub fn start(net: &Net, config: &DaemonConfig) -> Self {
         let home = home();
         let mut process = launch(net, config, home.path(), &[]);
-        let socket = home.path().join("api.sock");
-        let mut ended = None;
-        let ready = wait_for(READY, || {
-            ended = process.ended();
-            let api = Api::connect(&socket).filter(|api| api.info().is_ok());
-            (ended.is_some() || api.is_some()).then_some(api)
-        });
-        let Some((Some(api), _)) = ready else {
-            panic!(
-                "sixferryd is not ready (ended: {ended:?})\n{}",
-                process.log_tail()
-            )
-        };
-        Self { process, home, api }
+        let api = ready(&mut process, home.path());
+        Self {
+            process,
+            home,
+            api,
+            config: config.clone(),
+        }
+    }
+
+    /// SIGKILL, then a new process with the same configuration and state.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn kill_and_start_again(&mut self, net: &Net) {
+        self.process.kill();
+        self.process = launch(net, &self.config, self.home.path(), &[]);
+        self.api = ready(&mut self.process, self.home.path());
     }
 
     /// Starts a daemon that must refuse to run.
@@ -258,6 +262,24 @@ impl Drop for Daemon {
             eprintln!("{}", self.api.describe());
         }
     }
+}
+
+/// Waits until the API answers.
+fn ready(process: &mut Guarded, home: &Path) -> Api {
+    let socket = home.join("api.sock");
+    let mut ended = None;
+    let ready = wait_for(READY, || {
+        ended = process.ended();
+        let api = Api::connect(&socket).filter(|api| api.info().is_ok());
+        (ended.is_some() || api.is_some()).then_some(api)
+    });
+    let Some((Some(api), _)) = ready else {
+        panic!(
+            "sixferryd is not ready (ended: {ended:?})\n{}",
+            process.log_tail()
+        )
+    };
+    api
 }
 
 fn launch(net: &Net, config: &DaemonConfig, home: &Path, wrapper: &[&str]) -> Guarded {

@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod control;
+pub mod customer;
 pub mod daemon;
 pub mod flow;
 pub mod guest;
@@ -28,6 +30,8 @@ pub mod tcp;
 pub mod topology;
 pub mod wait;
 
+pub use control::{Control, ControlConfig};
+pub use customer::Customer;
 pub use daemon::{Daemon, DaemonConfig};
 pub use guest::Guest;
 pub use link::Veth;

@@ -130,6 +130,7 @@ fn all_flows_pass(name: &str, arms: Arms) {
             ],
             routes: vec![net("::/0")],
             delegated: vec![DELEGATED],
+            ..Plan::default()
         },
     );
     let stop = Stop::default();

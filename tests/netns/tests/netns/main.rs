@@ -4,6 +4,7 @@
 mod checksum;
 mod control;
 mod crossed;
+mod dtcp;
 mod floods;
 mod fragments;
 mod guest;
