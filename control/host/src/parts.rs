@@ -2,12 +2,12 @@
 //! others noticing.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -93,11 +93,11 @@ pub(crate) enum Ended {
 
 /// Runs a part until it was told to stop. `run` starts it, calls `up` when it works, and resolves
 /// when it has ended.
-pub(crate) async fn supervise<F, Fut>(board: Arc<Board>, name: &'static str, run: F)
-where
-    F: Fn(Up) -> Fut,
-    Fut: Future<Output = Ended>,
-{
+pub(crate) async fn supervise(
+    board: Arc<Board>,
+    name: &'static str,
+    run: impl Fn(Up) -> BoxFuture<'static, Ended> + Send,
+) {
     board.change(name, |_| {});
     let mut wait = FIRST_WAIT;
     loop {
@@ -206,11 +206,12 @@ mod tests {
                     }
                     std::future::pending().await
                 }
+                .boxed()
             })
         };
-        let calm = supervise(Arc::clone(&board), "calm", async |up| {
+        let calm = supervise(Arc::clone(&board), "calm", |up| {
             up.now();
-            std::future::pending().await
+            std::future::pending().boxed()
         });
         let shaky = tokio::spawn(shaky);
         let calm = tokio::spawn(calm);
@@ -249,7 +250,8 @@ mod tests {
         let (starts, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let task = tokio::spawn(supervise(Arc::clone(&board), "x", move |_| {
             let count = starts.send(Instant::now());
-            async move { count.map_or(Ended::Stopped, |()| Ended::Failed("no".to_owned())) }
+            let ended = count.map_or(Ended::Stopped, |()| Ended::Failed("no".to_owned()));
+            std::future::ready(ended).boxed()
         }));
         let mut at = Vec::new();
         while at.len() < 10 {
@@ -263,6 +265,6 @@ mod tests {
         assert_eq!(waits[8], 15_000);
         drop(seen);
         task.await.unwrap();
-        assert_eq!(board.read()["x"].up, false);
+        assert!(!board.read()["x"].up);
     }
 }

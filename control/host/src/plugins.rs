@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use sixferry_dtcp::Server;
+use sixferry_lifecycle::secret::KeyRing;
 use sixferry_lifecycle::store::{Store, StoreError, StoreOptions};
-use sixferry_lifecycle::{KeyRing, Lifecycle, Tunnels};
+use sixferry_lifecycle::{Lifecycle, Tunnels};
 use sixferry_service::chain;
 use tokio::sync::{mpsc, watch};
 
@@ -36,14 +38,25 @@ enum Refused {
 
 impl LifecyclePart {
     pub(crate) async fn run(self) {
-        supervise(Arc::clone(&self.board), "lifecycle", |up| self.once(up)).await;
+        let this = Arc::new(self);
+        supervise(Arc::clone(&this.board), "lifecycle", |up| {
+            let this = Arc::clone(&this);
+            async move { this.once(up).await }.boxed()
+        })
+        .await;
     }
 
     async fn once(&self, up: Up) -> Ended {
         let mut stopped = self.stopped.clone();
-        let started = tokio::select! {
-            started = self.start() => started,
-            _ = stopped.wait_for(|stop| *stop) => return Ended::Stopped,
+        // A thread of its own: migrations of a large store take their time, and the compiler cannot
+        // see that the library's futures may change threads.
+        let starting = tokio::task::spawn_blocking({
+            let config = self.config.clone();
+            move || tokio::runtime::Handle::current().block_on(start(&config))
+        });
+        let started = match starting.await {
+            Ok(started) => started,
+            Err(error) => return Ended::Failed(chain(&error)),
         };
         let running = match started {
             Ok(running) => running,
@@ -68,34 +81,33 @@ impl LifecyclePart {
         running.store.close().await;
         Ended::Stopped
     }
+}
 
-    async fn start(&self) -> Result<Running, Refused> {
-        let config = &self.config;
-        let never = |error: &dyn std::error::Error| Refused::Never(chain(error));
-        make_state_dir(config).map_err(|error| {
-            let dir = config.state_dir.display();
-            Refused::Never(format!("cannot make {dir}: {error}"))
-        })?;
-        // A store without its key was refused by the check; a new one gets a new key.
-        let keys = KeyRing::open(&config.store.key_file, true).map_err(|error| never(&error))?;
-        let options = StoreOptions {
-            timeout: config.store.timeout,
-            ..StoreOptions::default()
-        };
-        let opened = Store::open(&config.store.url, &options).await;
-        let store = opened.map_err(|error| match error {
-            StoreError::Unavailable(_) => Refused::Later(chain(&error)),
-            other => never(&other),
-        })?;
-        let same = KeyRing::open(&config.store.key_file, false).map_err(|error| never(&error))?;
-        let started = Lifecycle::start(config.lifecycle.clone(), store.clone(), keys).await;
-        let lifecycle = started.map_err(|error| Refused::Later(chain(&error)))?;
-        Ok(Running {
-            lifecycle,
-            store,
-            keys: Arc::new(same),
-        })
-    }
+async fn start(config: &Config) -> Result<Running, Refused> {
+    let never = |error: &dyn std::error::Error| Refused::Never(chain(error));
+    make_state_dir(config).map_err(|error| {
+        let dir = config.state_dir.display();
+        Refused::Never(format!("cannot make {dir}: {error}"))
+    })?;
+    // A store without its key was refused by the check; a new one gets a new key.
+    let keys = KeyRing::open(&config.store.key_file, true).map_err(|error| never(&error))?;
+    let options = StoreOptions {
+        timeout: config.store.timeout,
+        ..StoreOptions::default()
+    };
+    let opened = Store::open(&config.store.url, &options).await;
+    let store = opened.map_err(|error| match error {
+        StoreError::Unavailable { .. } => Refused::Later(chain(&error)),
+        other => never(&other),
+    })?;
+    let same = KeyRing::open(&config.store.key_file, false).map_err(|error| never(&error))?;
+    let started = Lifecycle::start(config.lifecycle.clone(), store.clone(), keys).await;
+    let lifecycle = started.map_err(|error| Refused::Later(chain(&error)))?;
+    Ok(Running {
+        lifecycle,
+        store,
+        keys: Arc::new(same),
+    })
 }
 
 /// One level, for this user alone.
@@ -150,15 +162,20 @@ impl Drop for Serving<'_> {
 impl DtcpPart {
     /// Runs while it is switched on, until it is told to stop.
     pub(crate) async fn run(self) {
-        let mut config = self.config.clone();
-        let mut stopped = self.stopped.clone();
+        let this = Arc::new(self);
+        let mut config = this.config.clone();
+        let mut stopped = this.stopped.clone();
         loop {
             tokio::select! {
                 on = config.wait_for(Option::is_some) => if on.is_err() { return },
                 _ = stopped.wait_for(|stop| *stop) => return,
             }
-            supervise(Arc::clone(&self.board), "dtcp", |up| self.once(up)).await;
-            self.board.remove("dtcp");
+            supervise(Arc::clone(&this.board), "dtcp", |up| {
+                let this = Arc::clone(&this);
+                async move { this.once(up).await }.boxed()
+            })
+            .await;
+            this.board.remove("dtcp");
             if *stopped.borrow() {
                 return;
             }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sixferry_dtcp::{Server, SessionInfo, SessionState};
+use sixferry_dtcp::net::SessionState;
+use sixferry_dtcp::{Server, SessionInfo};
 use sixferry_proto::control::v1 as pb;
 use sixferry_proto::control::v1::dtcp_admin_service_server::DtcpAdminService;
 use sixferry_remote::convert;

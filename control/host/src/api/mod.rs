@@ -13,8 +13,9 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use sixferry_lifecycle::secret::KeyRing;
 use sixferry_lifecycle::store::Store;
-use sixferry_lifecycle::{Account, KeyRing, Lifecycle, Tunnels};
+use sixferry_lifecycle::{Account, Lifecycle, Tunnels};
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 

@@ -3,9 +3,9 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use sixferry_lifecycle::secret::Secret;
 use sixferry_lifecycle::{
     Account, AccountFilter, AccountId, AccountStatus, ImportedAccount, Lifecycle, NewAccount,
-    Secret,
 };
 use sixferry_proto::control::v1 as pb;
 use sixferry_proto::control::v1::user_service_server::UserService;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use sixferry_lifecycle::KeyRing;
+use sixferry_lifecycle::secret::KeyRing;
 use sixferry_service::Findings;
 
 use super::{Config, place};
