@@ -1,4 +1,5 @@
-//! Typed client of the dataplane API (`sixferry.dataplane.v1`).
+//! Typed client of the dataplane API (`sixferry.dataplane.v1`), and in [`control`] of the control
+//! plane's.
 //!
 //! * [`Client`] connects over the unix socket, or over TCP with mutual TLS, and reads: tunnels,
 //!   domains, routes, neighbours, ports, counters, the daemon itself. Every call has a deadline.
@@ -17,6 +18,7 @@
 mod address;
 mod client;
 mod connect;
+pub mod control;
 mod domain;
 mod error;
 mod event;

@@ -369,8 +369,8 @@ pub fn lease_key(
     Ok((tunnel, LeaseNumber(key.number)))
 }
 
-/// A wish for a tunnel.
-pub fn acquire_message(wanted: &Acquire) -> pb::AcquireRequest {
+/// A wish for a tunnel, by this start of a plugin.
+pub fn acquire_message(wanted: &Acquire, holder: &str) -> pb::AcquireRequest {
     use pb::slot_choice::Choice;
     use pb::wanted_transport::Transport as Kind;
     let transport = match &wanted.transport {
@@ -424,15 +424,13 @@ pub fn acquire_message(wanted: &Acquire) -> pb::AcquireRequest {
         prefixless: wanted.prefixless,
         mtu: wanted.mtu.into(),
         exclusive: wanted.exclusive,
+        holder: holder.to_owned(),
     }
 }
 
-/// The same back.
+/// The same back, without the holder.
 pub fn acquire(message: pb::AcquireRequest) -> Result<Acquire, Status> {
-    let plausible = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if !(1..=32).contains(&message.service.len()) || !message.service.bytes().all(plausible) {
-        return Err(bad_field("service", "1 to 32 of a-z 0-9 -"));
-    }
+    word("service", &message.service, 32)?;
     let host_prefix = message.host_prefix.as_ref();
     Ok(Acquire {
         profile: profile("profile", message.profile())?,
@@ -450,6 +448,15 @@ pub fn acquire(message: pb::AcquireRequest) -> Result<Acquire, Status> {
         mtu: mtu("mtu", message.mtu)?,
         exclusive: message.exclusive,
     })
+}
+
+/// A name of a plugin or of one start of it.
+pub fn word(field: &str, text: &str, most: usize) -> Result<(), Status> {
+    let plausible = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=most).contains(&text.len()) && text.bytes().all(plausible) {
+        return Ok(());
+    }
+    Err(bad_field(field, format!("1 to {most} of a-z 0-9 -")))
 }
 
 fn wanted_transport(message: Option<pb::WantedTransport>) -> Result<WantedTransport, Status> {

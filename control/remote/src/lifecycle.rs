@@ -49,6 +49,8 @@ pub struct RemoteLifecycle {
 #[derive(Debug)]
 struct Shared {
     service: LifecycleServiceClient<Channel>,
+    /// Names this start of the plugin.
+    holder: String,
     timeout: Duration,
     revoked: broadcast::Sender<Revocation>,
     /// Leases given here that nobody gave back: what has to be checked after a gap.
@@ -71,6 +73,7 @@ impl RemoteLifecycle {
             .max_encoding_message_size(MAX_MESSAGE_LEN);
         let shared = Arc::new(Shared {
             service,
+            holder: format!("{:032x}", rand::random::<u128>()),
             timeout: options.timeout,
             revoked: broadcast::Sender::new(BACKLOG),
             held: Mutex::new(HashMap::new()),
@@ -156,7 +159,9 @@ impl Shared {
     }
 
     async fn follow_once(&self, attempt: &mut u32) -> Status {
-        let mut request = Request::new(pb::WatchRevocationsRequest {});
+        let mut request = Request::new(pb::WatchRevocationsRequest {
+            holder: self.holder.clone(),
+        });
         request.set_timeout(STREAM_LIFETIME);
         let mut service = self.service.clone();
         let opening = tokio::time::timeout(self.timeout, service.watch_revocations(request));
@@ -262,7 +267,7 @@ impl Tunnels for RemoteLifecycle {
             };
             let answer = self
                 .shared
-                .once(convert::acquire_message(&wanted), &send)
+                .once(convert::acquire_message(&wanted, &self.shared.holder), &send)
                 .await
                 .map_err(|failed| status::to_error(&failed))?;
             let missing = || Error::Unavailable("malformed answer: no lease".to_owned());

@@ -42,7 +42,7 @@ fn a_wish_survives_the_way() {
         (udp, SlotChoice::Exactly(slot(2))),
     ] {
         let wanted = wish(transport, slot);
-        let back = acquire(acquire_message(&wanted)).unwrap();
+        let back = acquire(acquire_message(&wanted, "h")).unwrap();
         assert_eq!(format!("{back:?}"), format!("{wanted:?}"));
     }
 }
@@ -67,7 +67,7 @@ fn what_is_wrong_is_named() {
         ),
     ];
     for (change, expected) in changes {
-        let mut message = acquire_message(&wish(WantedTransport::SixInFour, range()));
+        let mut message = acquire_message(&wish(WantedTransport::SixInFour, range()), "h");
         change(&mut message);
         let error = acquire(message).unwrap_err();
         assert!(error.message().starts_with(expected), "{}", error.message());
