@@ -326,11 +326,11 @@ pub(crate) async fn every_constraint_has_its_name(home: &Home) {
             Constraint::UdpPort,
         ),
         (
-            pair(|p| p.client = "2001:db8:1::1:2".parse().expect("address")),
+            pair(|p| p.client = "2001:db8:1::0:1:2".parse().expect("address")),
             Constraint::ClientAddress,
         ),
         (
-            pair(|p| p.server = "2001:db8:1::1:1".parse().expect("address")),
+            pair(|p| p.server = "2001:db8:1::0:1:1".parse().expect("address")),
             Constraint::ServerAddress,
         ),
         (

@@ -82,10 +82,10 @@ pub(crate) fn account(id: i64) -> Account {
 /// A host tunnel with protocol 41; everything unique follows from the id.
 pub(crate) fn tunnel(id: i64, owner: i64) -> Tunnel {
     let number = u32::try_from(id).expect("small id");
+    let (high, low) = (number >> 16, number & 0xffff);
     let pair = |end: u16| {
-        format!("2001:db8:1::{number:x}:{end:x}")
-            .parse()
-            .expect("address")
+        let address = format!("2001:db8:1::{high:x}:{low:x}:{end:x}");
+        address.parse().expect("address")
     };
     Tunnel {
         id: TunnelId(id),
