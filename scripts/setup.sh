@@ -15,12 +15,13 @@ die() { say "$*"; exit 1; }
 wants() { local part; for part in "${parts[@]}"; do [ "$part" = "$1" ] && return 0; done; return 1; }
 parts=("$@")
 
-# Debian package and a command or file that proves it is there, however it came to be.
+# Debian package and a command or file (pattern) that proves it is there, however it came to be.
 packages_build="gcc:gcc libc6-dev:/usr/include/stdlib.h ca-certificates:/etc/ssl/certs
   clang:clang libbpf-dev:/usr/include/bpf/bpf_helpers.h linux-libc-dev:/usr/include/linux/bpf.h
   iproute2:ip ethtool:ethtool iputils-ping:ping"
 packages_test="user-mode-linux:linux.uml qemu-system-x86:qemu-system-x86_64
-  busybox-static:/bin/busybox util-linux:setpriv python3:python3 python3-pip:pip3"
+  busybox-static:/bin/busybox util-linux:setpriv python3:python3 python3-pip:pip3
+  postgresql:/usr/lib/postgresql/*/bin/initdb"
 packages_fuzz="g++:g++"
 
 missing_packages() {
@@ -31,7 +32,7 @@ missing_packages() {
   for entry in $list; do
     name=${entry%%:*}; proof=${entry#*:}
     case $proof in
-      /*) [ -e "$proof" ] || echo "$name" ;;
+      /*) compgen -G "$proof" >/dev/null || echo "$name" ;;
       *) command -v "$proof" >/dev/null || echo "$name" ;;
     esac
   done
@@ -46,12 +47,22 @@ install_packages() {
   fi
   command -v apt-get >/dev/null || die "no apt-get here; install by hand what Debian calls: $missing"
   say "installing $missing"
+  case " $missing" in
+    *" postgresql "*) no_system_cluster ;;
+  esac
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q >/dev/null
   # shellcheck disable=SC2086
   apt-get install -y -q --no-install-recommends $missing >/dev/null
   missing=$(missing_packages | tr '\n' ' ')
   [ -z "$missing" ] || die "still missing after installing: $missing"
+}
+
+# The tests start a PostgreSQL of their own; the package would start one for the whole machine.
+no_system_cluster() {
+  local dir=/etc/postgresql-common/createcluster.d
+  mkdir -p "$dir"
+  echo "create_main_cluster = false" > "$dir/sixferry.conf"
 }
 
 check_rust() {

@@ -328,3 +328,153 @@ fn create_key(path: &Path) -> Result<(), KeyError> {
         .and_then(|dir| dir.sync_all())
         .map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn ring() -> (TempDir, PathBuf, KeyRing) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let ring = KeyRing::open(&path, true).unwrap();
+        (dir, path, ring)
+    }
+
+    fn secret(bytes: &[u8]) -> Secret {
+        Secret::new(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_key_file_is_made_once_and_private() {
+        let (dir, path, ring) = ring();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.len()), (0o600, 32));
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "a draft was left"
+        );
+        let sealed = ring.seal(AccountId(1), &secret(b"geheim"));
+        let again = KeyRing::open(&path, true).unwrap();
+        assert_eq!(
+            again.unseal(AccountId(1), &sealed).unwrap().expose(),
+            b"geheim"
+        );
+    }
+
+    #[test]
+    fn several_that_start_at_once_have_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let rings: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| KeyRing::open(&path, true).unwrap()))
+                .collect();
+            starts
+                .into_iter()
+                .map(|start| start.join().unwrap())
+                .collect()
+        });
+        let sealed = rings[0].seal(AccountId(1), &secret(b"x"));
+        assert!(
+            rings
+                .iter()
+                .all(|ring| ring.unseal(AccountId(1), &sealed).is_ok())
+        );
+    }
+
+    #[test]
+    fn a_key_file_that_is_not_right_is_refused() {
+        let (dir, path, _) = ring();
+        for mode in [0o640, 0o604, 0o620, 0o602] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = KeyRing::open(&path, true).unwrap_err();
+            assert!(
+                matches!(error, KeyError::Exposed { mode: m, .. } if m == mode),
+                "{error}"
+            );
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        for len in [0, 31, 33] {
+            fs::write(&path, vec![7; len]).unwrap();
+            let error = KeyRing::open(&path, true).unwrap_err();
+            assert!(matches!(error, KeyError::Length(_)), "{error}");
+        }
+        let error = KeyRing::open(&dir.path().join("none"), false).unwrap_err();
+        assert!(matches!(error, KeyError::Missing(_)), "{error}");
+        let error = KeyRing::open(&dir.path().join("no/key"), true).unwrap_err();
+        assert!(error.to_string().contains("no/key"), "{error}");
+    }
+
+    #[test]
+    fn it_opens_for_its_account_and_its_key_only() {
+        let (_dir, path, ring) = ring();
+        let sealed = ring.seal(AccountId(1), &secret(b"geheim"));
+        assert_eq!(
+            ring.unseal(AccountId(2), &sealed),
+            Err(UnsealError::Altered)
+        );
+        for at in 0..sealed.as_bytes().len() {
+            let mut bytes = sealed.as_bytes().to_vec();
+            bytes[at] ^= 1;
+            assert!(
+                ring.unseal(AccountId(1), &Sealed::from_bytes(bytes))
+                    .is_err(),
+                "byte {at}"
+            );
+        }
+        for len in 0..sealed.as_bytes().len() {
+            let short = Sealed::from_bytes(sealed.as_bytes()[..len].to_vec());
+            assert!(ring.unseal(AccountId(1), &short).is_err(), "{len} bytes");
+        }
+
+        let newer = path.with_extension("new");
+        let mut newer = KeyRing::open(&newer, true).unwrap();
+        assert_eq!(
+            newer.unseal(AccountId(1), &sealed),
+            Err(UnsealError::OtherKey)
+        );
+        newer.add_older(&path).unwrap();
+        assert_eq!(
+            newer.unseal(AccountId(1), &sealed).unwrap().expose(),
+            b"geheim"
+        );
+        assert!(ring.is_current(&sealed) && !newer.is_current(&sealed));
+        assert!(newer.is_current(&newer.seal(AccountId(1), &secret(b"x"))));
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused() {
+        let refused = |bytes: &[u8]| Secret::new(bytes.to_vec()).unwrap_err();
+        assert_eq!(refused(b""), SecretError::Empty);
+        assert_eq!(refused(&[b'x'; 256]), SecretError::TooLong);
+        assert_eq!(refused(b"a\nb"), SecretError::BadByte);
+        assert_eq!(refused(b"a\0b"), SecretError::BadByte);
+    }
+
+    #[test]
+    fn nothing_of_it_is_printed() {
+        let (_dir, _, ring) = ring();
+        let secret = secret(b"geheim");
+        let sealed = ring.seal(AccountId(1), &secret);
+        assert_eq!(format!("{secret:?} {sealed:?}"), "Secret(..) Sealed(..)");
+        assert_eq!(format!("{ring:?}"), "KeyRing { keys: 1 }");
+    }
+
+    proptest! {
+        #[test]
+        fn any_secret_comes_back(bytes in prop::collection::vec(1_u8.., 1..=255), id: i64) {
+            let bytes: Vec<u8> = bytes.into_iter().map(|b| if b == b'\n' { b'x' } else { b }).collect();
+            let ring = KeyRing { current: Key::new(&[7; KEY_LEN]), older: Vec::new() };
+            let sealed = ring.seal(AccountId(id), &secret(&bytes));
+            let opened = ring.unseal(AccountId(id), &sealed).unwrap();
+            prop_assert_eq!(opened.expose(), &bytes[..]);
+        }
+    }
+}

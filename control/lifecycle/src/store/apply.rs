@@ -225,8 +225,10 @@ impl<'a> Tunnels<'a> {
         rows_in_chunks(link, free, ")", ids(&buried)).await?;
         update_tunnels(link, &updated).await?;
         insert_tunnels(link, &inserted).await?;
-        let renumbered: Vec<_> = updated
+        // A tombstone too: it says what the tunnel had in the end.
+        let renumbered: Vec<_> = buried
             .into_iter()
+            .chain(updated)
             .filter(|outcome| outcome.prefixes.is_some())
             .collect();
         let clear = "DELETE FROM tunnel_prefix WHERE tunnel IN (";

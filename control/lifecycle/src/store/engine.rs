@@ -127,8 +127,12 @@ impl Inner {
     async fn migrated(&self) -> Result<Link, StoreError> {
         let mut link = self.connect().await?;
         match &mut link {
-            Link::Sqlite(link) => migrate_result(SQLITE_SCHEMA.run_direct(None, &mut **link, false).await)?,
-            Link::Postgres(link) => migrate_result(POSTGRES_SCHEMA.run_direct(None, &mut **link, false).await)?,
+            Link::Sqlite(link) => {
+                migrate_result(SQLITE_SCHEMA.run_direct(None, &mut **link, false).await)?
+            }
+            Link::Postgres(link) => {
+                migrate_result(POSTGRES_SCHEMA.run_direct(None, &mut **link, false).await)?
+            }
         }
         Ok(link)
     }
@@ -214,7 +218,14 @@ impl Reader<'_> {
                 }
                 Ok(value)
             }
-            Err(error) => Err(failure(operation, &error)),
+            Err(error) => {
+                let error = failure(operation, &error);
+                if error.is_unavailable() {
+                    // The idle ones ended with it: one failed call is enough to find out.
+                    self.inner.readers.lock().clear();
+                }
+                Err(error)
+            }
         }
     }
 }

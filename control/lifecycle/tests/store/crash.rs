@@ -105,7 +105,10 @@ async fn groups_are_whole(home: &Home, rounds: usize) {
         let loaded = store.load(0).await.expect("load");
         let last = (loaded.next.tunnel - 2) / 2;
         assert_eq!(loaded.next.tunnel % 2, 0, "half a group");
-        assert!(last >= reported, "group {reported} was reported, {last} is the last there is");
+        assert!(
+            last >= reported,
+            "group {reported} was reported, {last} is the last there is"
+        );
         assert_eq!(last % GROUPS, 0, "half a batch");
         let live: Vec<_> = loaded.tunnels.iter().map(|tunnel| tunnel.id).collect();
         let expected = (last - 3) * 2..=last * 2 + 1;

@@ -42,10 +42,7 @@ impl Home {
 }
 
 /// Commits groups; panics where the store fails.
-pub(crate) async fn commit(
-    store: &Store,
-    groups: Vec<Group>,
-) -> Vec<Result<Committed, Conflict>> {
+pub(crate) async fn commit(store: &Store, groups: Vec<Group>) -> Vec<Result<Committed, Conflict>> {
     store.commit(&Batch::new(groups)).await.expect("commit")
 }
 
@@ -85,7 +82,11 @@ pub(crate) fn account(id: i64) -> Account {
 /// A host tunnel with protocol 41; everything unique follows from the id.
 pub(crate) fn tunnel(id: i64, owner: i64) -> Tunnel {
     let number = u32::try_from(id).expect("small id");
-    let pair = |end: u16| format!("2001:db8:1::{number:x}:{end:x}").parse().expect("address");
+    let (high, low) = (number >> 16, number & 0xffff);
+    let pair = |end: u16| {
+        let address = format!("2001:db8:1::{high:x}:{low:x}:{end:x}");
+        address.parse().expect("address")
+    };
     Tunnel {
         id: TunnelId(id),
         account: AccountId(owner),
@@ -125,7 +126,9 @@ pub(crate) fn udp_tunnel(id: i64, owner: i64) -> Tunnel {
         pair: None,
         prefixes: vec![
             format!("2001:db8:{id:x}::/48").parse().expect("prefix"),
-            format!("2001:db8:8000:{id:x}::/64").parse().expect("prefix"),
+            format!("2001:db8:8000:{id:x}::/64")
+                .parse()
+                .expect("prefix"),
         ],
         ..tunnel(id, owner)
     }

@@ -3,6 +3,8 @@
 mod cases;
 mod crash;
 mod home;
+mod migration;
+mod model;
 mod postgres_away;
 mod speed;
 mod sqlite_file;

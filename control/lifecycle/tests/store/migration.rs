@@ -13,11 +13,17 @@ async fn fill(store: &Store) {
     first.prefixes = vec!["2001:db8:ff::/48".parse().expect("prefix")];
     let secret = Write::SetSecret {
         account: AccountId(1),
-        secret: Some(sixferry_lifecycle::secret::Sealed::from_bytes(vec![1, 2, 3])),
+        secret: Some(sixferry_lifecycle::secret::Sealed::from_bytes(vec![
+            1, 2, 3,
+        ])),
         at: 2_000,
     };
     put(store, vec![Write::InsertAccount(first), secret]).await;
-    put(store, vec![insert(&tunnel(1, 1)), insert(&udp_tunnel(2, 1))]).await;
+    put(
+        store,
+        vec![insert(&tunnel(1, 1)), insert(&udp_tunnel(2, 1))],
+    )
+    .await;
     put(store, vec![bury(&tunnel(1, 1), 9_000, 10_000)]).await;
 }
 
@@ -26,8 +32,12 @@ async fn fill(store: &Store) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "does nothing without the URL of a store"]
 async fn fill_a_store_for_a_fixture() {
-    let Ok(url) = std::env::var("SIXFERRY_TEST_FILL_URL") else { return };
-    let store = Store::open(&url, &StoreOptions::default()).await.expect("open");
+    let Ok(url) = std::env::var("SIXFERRY_TEST_FILL_URL") else {
+        return;
+    };
+    let store = Store::open(&url, &StoreOptions::default())
+        .await
+        .expect("open");
     fill(&store).await;
     store.close().await;
 }
@@ -49,7 +59,9 @@ async fn execute(home: &Home, sql: &'static str) {
     let sql = sqlx::raw_sql(sql);
     match home {
         Home::Sqlite(_) => {
-            let mut link = SqliteConnection::connect(&home.url()).await.expect("connect");
+            let mut link = SqliteConnection::connect(&home.url())
+                .await
+                .expect("connect");
             sql.execute(&mut link).await.expect("execute");
             link.close().await.expect("close");
         }
@@ -72,7 +84,10 @@ async fn a_fixture_is_brought_up_to_date(home: &Home, fixture: &'static str) {
     execute(home, fixture).await;
     let store = home.open().await;
     assert_filled(&store.load(0).await.expect("load"));
-    assert_eq!(store.history(TunnelId(1), 9).await.expect("history").len(), 2);
+    assert_eq!(
+        store.history(TunnelId(1), 9).await.expect("history").len(),
+        2
+    );
     put(&store, vec![insert(&tunnel(3, 1))]).await;
 }
 
@@ -99,10 +114,18 @@ async fn a_newer_schema_is_refused(home: &Home) {
          VALUES (9999, 'of the future', TRUE, 'x', 1)",
     )
     .await;
-    let error = Store::open(&home.url(), &StoreOptions::default()).await.expect_err("opened");
-    assert!(matches!(error, StoreError::Newer { found: 9999, .. }), "{error:?}");
+    let error = Store::open(&home.url(), &StoreOptions::default())
+        .await
+        .expect_err("opened");
+    assert!(
+        matches!(error, StoreError::Newer { found: 9999, .. }),
+        "{error:?}"
+    );
     let text = error.to_string();
-    assert!(text.contains("schema 9999") && text.contains("newer program"), "{text}");
+    assert!(
+        text.contains("schema 9999") && text.contains("newer program"),
+        "{text}"
+    );
     // It was left as it is.
     execute(home, "DELETE FROM _sqlx_migrations WHERE version = 9999").await;
     assert_filled(&home.open().await.load(0).await.expect("load"));
@@ -127,7 +150,9 @@ async fn somebody_elses_database_is_left_alone(home: &Home) {
     } else {
         execute(home, "CREATE TABLE tunnel (x INTEGER)").await;
     }
-    let error = Store::open(&home.url(), &StoreOptions::default()).await.expect_err("opened");
+    let error = Store::open(&home.url(), &StoreOptions::default())
+        .await
+        .expect_err("opened");
     assert!(matches!(error, StoreError::Fatal { .. }), "{error:?}");
     assert!(error.to_string().contains("already exists"), "{error}");
     if let Home::Postgresql(cluster) = home {

@@ -46,12 +46,21 @@ async fn where_it_cannot_be_is_said() {
     fs::write(dir.path().join("file"), "").expect("file");
     fs::create_dir(dir.path().join("sub")).expect("directory");
     for (url, said) in [
-        (format!("sqlite:{base}/none/x.db"), "none: there is no such directory"),
+        (
+            format!("sqlite:{base}/none/x.db"),
+            "none: there is no such directory",
+        ),
         (format!("sqlite:{base}/file/x.db"), "file: is no directory"),
-        (format!("sqlite:{base}/sub"), "sub: cannot be opened for writing"),
+        (
+            format!("sqlite:{base}/sub"),
+            "sub: cannot be opened for writing",
+        ),
         ("sqlite::memory:".to_owned(), "needs the path of a file"),
         ("sqlite:".to_owned(), "needs the path of a file"),
-        ("mysql://x".to_owned(), "must begin with sqlite: or postgres://"),
+        (
+            "mysql://x".to_owned(),
+            "must begin with sqlite: or postgres://",
+        ),
         ("postgres://u:geheim@[/x".to_owned(), "not a PostgreSQL URL"),
     ] {
         let error = refusal(&url).await;
@@ -80,7 +89,10 @@ async fn no_sqlite_file_is_damaged() {
     overwrite(&path, 0, 100);
     let error = refusal(&home.url()).await;
     assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
-    assert!(error.to_string().contains("restore it from a backup"), "{error}");
+    assert!(
+        error.to_string().contains("restore it from a backup"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -116,7 +128,9 @@ async fn a_lock_of_somebody_else_is_waited_for() {
         ..StoreOptions::default()
     };
     let store = Store::open(&home.url(), &options).await.expect("open");
-    let mut other = SqliteConnection::connect(&home.url()).await.expect("connect");
+    let mut other = SqliteConnection::connect(&home.url())
+        .await
+        .expect("connect");
     let lock = "BEGIN IMMEDIATE";
     sqlx::query(lock).execute(&mut other).await.expect("lock");
     let batch = Batch::new(vec![vec![Write::InsertAccount(account(1))]]);
@@ -131,7 +145,9 @@ async fn it_is_durable_and_checks_its_references() {
     let home = Home::sqlite();
     let store = home.open().await;
     let path = store.path().expect("a file").clone();
-    let mut other = SqliteConnection::connect(&home.url()).await.expect("connect");
+    let mut other = SqliteConnection::connect(&home.url())
+        .await
+        .expect("connect");
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
         .fetch_one(&mut other)
         .await
