@@ -62,14 +62,14 @@ impl Delegations {
         Ipv6Net::new(Ipv6Addr::from(address), self.len).ok()
     }
 
-    /// The lowest that is free; it stays free until it is taken.
-    pub(crate) fn lowest(&self) -> Option<Ipv6Net> {
-        let index = self.blocked.next_missing(0)?;
-        if index < self.total() {
-            self.nth(index)
-        } else {
-            None
-        }
+    /// All that are free, lowest first.
+    pub(crate) fn free_ones(&self) -> impl Iterator<Item = Ipv6Net> {
+        let mut next = Some(0);
+        std::iter::from_fn(move || {
+            let index = self.blocked.next_missing(next?)?;
+            next = index.checked_add(1);
+            (index < self.total()).then(|| self.nth(index)).flatten()
+        })
     }
 
     /// Whether it is this pool's and nobody has it. An operator may give one in quarantine by name.
@@ -132,12 +132,16 @@ mod tests {
         Delegations::new(prefix.parse().unwrap(), len)
     }
 
+    fn lowest(pool: &Delegations) -> Option<Ipv6Net> {
+        pool.free_ones().next()
+    }
+
     #[test]
     fn lowest_first_and_quarantine_holds() {
         let mut pool = pool("2001:db8::/62", 64).unwrap();
         assert_eq!(pool.total(), 4);
         let mut given = Vec::new();
-        while let Some(prefix) = pool.lowest() {
+        while let Some(prefix) = lowest(&pool) {
             assert!(pool.take(prefix));
             assert!(!pool.take(prefix));
             given.push(prefix.to_string());
@@ -148,10 +152,10 @@ mod tests {
         assert!(pool.free(second, 10, 20));
         assert!(!pool.free(second, 10, 20));
         assert_eq!((pool.used(), pool.quarantined()), (3, 1));
-        assert_eq!(pool.lowest(), None);
+        assert_eq!(lowest(&pool), None);
         assert_eq!(pool.expire(19, 10), 0);
         assert_eq!(pool.expire(20, 10), 1);
-        assert_eq!(pool.lowest(), Some(second));
+        assert_eq!(lowest(&pool), Some(second));
     }
 
     #[test]
@@ -169,7 +173,7 @@ mod tests {
     fn a_million_numbers_are_no_burden() {
         let mut pool = pool("2001:db8::/32", 56).unwrap();
         for _ in 0..1_000_000 {
-            let next = pool.lowest().unwrap();
+            let next = lowest(&pool).unwrap();
             pool.take(next);
         }
         assert_eq!(pool.used(), 1_000_000);
@@ -184,10 +188,10 @@ mod tests {
             let mut now = 0;
             for (kind, which, time) in steps {
                 let lowest = (0..16).find(|index| !model.contains_key(index));
-                prop_assert_eq!(pool.lowest().and_then(|p| pool.index_of(p)), lowest);
+                prop_assert_eq!(lowest(&pool).and_then(|p| pool.index_of(p)), lowest);
                 match kind {
                     0 => {
-                        if let Some(prefix) = pool.lowest() {
+                        if let Some(prefix) = lowest(&pool) {
                             prop_assert!(pool.take(prefix));
                             model.insert(lowest.unwrap(), None);
                         }

@@ -81,12 +81,22 @@ impl State {
         if entry.change != change {
             return Verdict::Again;
         }
+        let gone = entry.committed.as_ref();
+        if gone.is_some_and(|t| t.state == TunnelState::Releasing) {
+            // It has no such tunnel of ours: as good as removed.
+            self.confirmed(index, id, change);
+            return Verdict::Again;
+        }
+        if refusal.replace && entry.collisions < MAX_COLLISIONS {
+            entry.collisions += 1;
+            relay.remove_first(id);
+            return Verdict::Again;
+        }
         if refusal.blocker.is_some() && entry.collisions < MAX_COLLISIONS {
             entry.collisions += 1;
             // First what was in the way, as it is now, or that it is gone.
             relay.push(refusal.blocker.unwrap_or(id));
             relay.push(id);
-            relay.wake.notify_one();
             return Verdict::Again;
         }
         if let Some(waiter) = entry.waiter.take() {
@@ -108,7 +118,7 @@ impl State {
             TunnelState::Releasing => self.bury(&committed),
             TunnelState::Pending if !entry.in_commit => {
                 answer(entry.waiter.take(), &committed);
-                self.late_step(id, Event::Confirmed, crate::clock::now());
+                self.late_step(id, Event::Confirmed, self.clock.now());
             }
             _ => answer(entry.waiter.take(), &committed),
         }
@@ -148,7 +158,7 @@ impl State {
     }
 
     fn bury(&mut self, tunnel: &Tunnel) {
-        let now = crate::clock::now();
+        let now = self.clock.now();
         let until = self.quarantine_end(tunnel, now);
         let (from, to) = (TunnelState::Releasing, TunnelState::Tombstone);
         let cause = Cause::Confirmed;

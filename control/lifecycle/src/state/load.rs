@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::clock::Clock;
 use crate::machine::{Event, forwards};
 use crate::secret::Sealed;
 use crate::store::Loaded;
@@ -17,9 +18,11 @@ impl State {
         loaded: Loaded,
         mut secrets: HashMap<AccountId, Sealed>,
         config: &LifecycleConfig,
-        now: i64,
+        clock: Clock,
     ) -> Self {
+        let now = clock.now();
         let mut state = Self {
+            clock,
             next: loaded.next,
             told_seq: loaded.last_seq,
             ..Self::default()

@@ -7,26 +7,26 @@ mod confirm;
 mod load;
 mod number;
 mod queue;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use ipnet::Ipv6Net;
 use tokio::sync::oneshot;
 
 use crate::claims::Claims;
+use crate::clock::Clock;
 use crate::delegations::Delegations;
 use crate::pairs::Pairs;
 use crate::ports::Ports;
 use crate::secret::Sealed;
 use crate::slots::Slots;
 use crate::store::NextIds;
-use crate::{Account, AccountId, Error, Lease, Pool, PoolId, Tunnel, TunnelId};
+use crate::{Account, AccountId, Error, Lease, Pool, PoolId, Slot, Tunnel, TunnelId};
 
-pub(crate) use confirm::Refusal;
+pub(crate) use confirm::{Refusal, Verdict};
 use edit::Logged;
 pub(crate) use number::is_live;
 pub(crate) use queue::{Relay, Work};
@@ -87,9 +87,18 @@ pub(crate) struct Counts {
     pub(crate) releasing: u64,
 }
 
+/// A number that another writer on the same store has.
+#[derive(Debug)]
+enum Foreign {
+    Slot(Slot),
+    Port(Ipv4Addr, u16),
+    Pair(crate::AddressPair, u32),
+}
+
 /// The mirror.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    pub(crate) clock: Clock,
     pub(crate) accounts: HashMap<AccountId, AccountEntry>,
     pub(crate) names: BTreeMap<String, AccountId>,
     pub(crate) pools: BTreeMap<PoolId, PoolEntry>,
@@ -119,6 +128,10 @@ pub(crate) struct State {
     /// Writes that nobody waits for, by tunnel: they precede the next write of the same tunnel.
     pub(crate) late: HashMap<TunnelId, Vec<Logged>>,
     pub(crate) late_order: VecDeque<TunnelId>,
+    /// The late writes have waited long enough for company.
+    pub(crate) late_due: bool,
+    /// Numbers another writer on the same store has, and until when they are not tried again.
+    foreign: VecDeque<(i64, Foreign)>,
     /// Something a waiting wish may have waited for has happened.
     pub(crate) came_free: bool,
 }
@@ -161,8 +174,12 @@ impl State {
     ) {
         if let Some(before) = before {
             self.names.remove(&before.name);
+            let kept = after.map_or(&[][..], |a| &a.prefixes);
             for prefix in &before.prefixes {
                 self.claims.set_own(*prefix, before.id, false);
+                if !kept.contains(prefix) {
+                    self.free_delegation(*prefix);
+                }
             }
         }
         match (before, after) {
@@ -173,6 +190,9 @@ impl State {
                 self.names.insert(after.name.clone(), after.id);
                 for prefix in &after.prefixes {
                     self.claims.set_own(*prefix, after.id, true);
+                    for pool in self.pools.values_mut() {
+                        pool.delegations.as_mut().map(|d| d.take(*prefix));
+                    }
                 }
                 let entry = self.accounts.entry(after.id).or_insert_with(|| AccountEntry {
                     account: after.clone(),
@@ -183,6 +203,16 @@ impl State {
                 entry.account = after.clone();
             }
             (None, None) => {}
+        }
+    }
+
+    fn free_delegation(&mut self, prefix: Ipv6Net) {
+        let now = self.clock.now();
+        for entry in self.pools.values_mut() {
+            let until = now + i64::from(entry.pool.quarantine_seconds) * 1_000_000;
+            if let Some(delegations) = &mut entry.delegations {
+                delegations.free(prefix, now, until);
+            }
         }
     }
 
@@ -199,5 +229,32 @@ impl State {
     /// The committed tunnel, for those who look.
     pub(crate) fn visible(&self, id: TunnelId) -> Option<&Arc<Tunnel>> {
         self.tunnels.get(&id)?.committed.as_ref()
+    }
+}
+
+/// A bare tunnel.
+#[cfg(test)]
+pub(crate) fn sample(id: i64) -> Tunnel {
+    let number = u32::try_from(id).unwrap_or(0);
+    Tunnel {
+        id: TunnelId(id),
+        account: AccountId(1),
+        service: "dtcp".into(),
+        lease: crate::LeaseNumber(1),
+        slot: Slot {
+            stem: "gif".into(),
+            unit: number,
+        },
+        profile: crate::Profile::Link,
+        transport: crate::Transport::SixInFour,
+        local: Ipv4Addr::new(192, 0, 2, 1),
+        remote: Ipv4Addr::from(0xc633_6400 + number),
+        pair: None,
+        prefixes: Vec::new(),
+        mtu: 1280,
+        state: crate::TunnelState::Pending,
+        state_at: 0,
+        created_at: 0,
+        revision: 0,
     }
 }

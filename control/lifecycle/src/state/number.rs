@@ -3,11 +3,19 @@
 use std::sync::Arc;
 
 use crate::machine::forwards;
+use ipnet::Ipv6Net;
+
 use crate::pairs::link_of;
+use crate::runs::Runs;
 use crate::{Pool, PoolKind, Transport, Tunnel, TunnelId, TunnelState};
 
-use super::{Entry, PoolEntry, State};
+use super::{Entry, Foreign, PoolEntry, State};
 use crate::delegations::Delegations;
+use crate::store::Constraint;
+
+/// How long a number of another writer is left alone, and how many of them are remembered.
+const FOREIGN_MICROS: i64 = 60_000_000;
+const MAX_FOREIGN: usize = 10_000;
 
 /// Whether it has numbers.
 pub(crate) fn is_live(state: TunnelState) -> bool {
@@ -156,6 +164,45 @@ impl State {
         over
     }
 
+    /// Leaves out for a while what another writer on the same store turned out to have.
+    pub(crate) fn avoid(&mut self, tunnel: &Tunnel, constraint: Constraint) {
+        let unit = tunnel.slot.unit;
+        let foreign = match (constraint, tunnel.transport, tunnel.pair) {
+            (Constraint::Slot, _, _) if self.slots.take(&tunnel.slot) => {
+                Foreign::Slot(tunnel.slot.clone())
+            }
+            (Constraint::UdpPort, Transport::Udp { local_port, .. }, _)
+                if self.ports.take(tunnel.local, local_port) =>
+            {
+                Foreign::Port(tunnel.local, local_port)
+            }
+            (Constraint::ClientAddress | Constraint::ServerAddress, _, Some(pair))
+                if self.pairs.take(&pair, unit) =>
+            {
+                Foreign::Pair(pair, unit)
+            }
+            _ => return,
+        };
+        if self.foreign.len() >= MAX_FOREIGN {
+            self.forget_foreign(i64::MAX, 1);
+        }
+        let until = self.clock.now() + FOREIGN_MICROS;
+        self.foreign.push_back((until, foreign));
+    }
+
+    pub(crate) fn forget_foreign(&mut self, now: i64, limit: usize) {
+        for _ in 0..limit {
+            let Some((_, foreign)) = self.foreign.pop_front_if(|(until, _)| *until <= now) else {
+                break;
+            };
+            match foreign {
+                Foreign::Slot(slot) => self.slots.free(&slot),
+                Foreign::Port(local, port) => self.ports.free(local, port),
+                Foreign::Pair(pair, unit) => self.pairs.free(&pair, unit),
+            };
+        }
+    }
+
     /// Until when nobody gets the numbers of a tunnel that is gone.
     pub(crate) fn quarantine_end(&self, tunnel: &Tunnel, now: i64) -> i64 {
         let Some(pair) = &tunnel.pair else {
@@ -178,6 +225,15 @@ impl State {
 
     pub(crate) fn quarantined(&self) -> u64 {
         self.quarantine.len() as u64
+    }
+
+    /// Pairs of a pool: given, in quarantine, altogether.
+    pub(crate) fn pair_fill(&self, prefix: Ipv6Net) -> (u64, u64, u64) {
+        let quarantined = self.quarantine.values();
+        let quarantined = quarantined.filter(|(pair, _)| prefix.contains(&pair.client)).count() as u64;
+        let taken = self.pairs.taken(prefix).map_or(0, Runs::len);
+        let blocks = 1_u64 << (126_u8.saturating_sub(prefix.prefix_len())).min(32);
+        (taken.saturating_sub(quarantined), quarantined, blocks - 1)
     }
 
     /// Ends the quarantines that are over, at most `limit` of each kind; how many.

@@ -22,6 +22,8 @@ pub(crate) struct Relay {
     /// Changes; at most one entry per tunnel.
     changed: VecDeque<TunnelId>,
     queued: HashSet<TunnelId>,
+    /// To be removed before anything else is sent: the dataplane has something else by that name.
+    removed: VecDeque<TunnelId>,
     /// What the re-sync has left to send.
     resync: VecDeque<TunnelId>,
     /// Last position that was stored.
@@ -38,6 +40,7 @@ impl Relay {
             wake: Arc::new(Notify::new()),
             changed: VecDeque::new(),
             queued: HashSet::new(),
+            removed: VecDeque::new(),
             resync: VecDeque::new(),
             stored_seq: 0,
         }
@@ -47,10 +50,24 @@ impl Relay {
         if self.queued.insert(id) {
             self.changed.push_back(id);
         }
+        self.wake.notify_one();
+    }
+
+    /// Removes it and sends it anew.
+    pub(crate) fn remove_first(&mut self, id: TunnelId) {
+        self.removed.push_back(id);
+        self.push(id);
+    }
+
+    fn clear(&mut self) {
+        self.changed.clear();
+        self.queued.clear();
+        self.removed.clear();
+        self.resync.clear();
     }
 
     pub(crate) fn backlog(&self) -> usize {
-        self.changed.len() + self.resync.len()
+        self.changed.len() + self.resync.len() + self.removed.len()
     }
 }
 
@@ -89,7 +106,6 @@ impl State {
         let gone = entry.tunnel.state == TunnelState::Releasing;
         for relay in self.relays.iter_mut().filter(|r| r.stats.connected) {
             relay.push(id);
-            relay.wake.notify_one();
         }
         // Nobody forwards it, and whoever comes back is told everything.
         if gone && mask == 0 {
@@ -101,8 +117,7 @@ impl State {
     pub(crate) fn relay_connected(&mut self, index: usize, instance: &str) {
         let bit = 1 << index;
         let relay = &mut self.relays[index];
-        relay.changed.clear();
-        relay.queued.clear();
+        relay.clear();
         relay.stats.connected = true;
         relay.stats.synced = false;
         relay.stats.instance = instance.to_owned();
@@ -133,9 +148,7 @@ impl State {
         }
         relay.stats.connected = false;
         relay.stats.synced = false;
-        relay.changed.clear();
-        relay.queued.clear();
-        relay.resync.clear();
+        relay.clear();
         let bit = 1_u64 << index;
         let waiting = self.tunnels.iter_mut().filter_map(|(id, entry)| {
             let was = entry.outstanding & bit != 0;
@@ -152,6 +165,9 @@ impl State {
     pub(crate) fn relay_work(&mut self, index: usize, limit: usize) -> Work {
         let mut work = Work::default();
         let relay = &mut self.relays[index];
+        let removed = relay.removed.len().min(limit);
+        let removed = relay.removed.drain(..removed);
+        work.entries.extend(removed.map(|id| (id, 0, None)));
         while work.entries.len() < limit {
             let id = match relay.changed.pop_front() {
                 Some(id) => {
