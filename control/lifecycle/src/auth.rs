@@ -24,8 +24,10 @@ impl Authenticator {
         let unknown: [u8; 16] = rand::random();
         let text = unknown.map(|byte| b'a' + byte % 26);
         // Letters only: always a good secret.
-        let nobody = Secret::new(text.to_vec())
-            .map_or_else(|_| Sealed::from_bytes(Vec::new()), |s| keys.seal(NOBODY, &s));
+        let nobody = Secret::new(text.to_vec()).map_or_else(
+            |_| Sealed::from_bytes(Vec::new()),
+            |s| keys.seal(NOBODY, &s),
+        );
         Self { keys, nobody }
     }
 
@@ -58,7 +60,10 @@ impl Authenticator {
         md5.update(secret.as_ref().map_or(&b""[..], |s| s.expose()));
         let right = md5.finalize().as_slice().ct_eq(&attempt.digest);
         if secret.is_err() && account != NOBODY {
-            tracing::error!(account = account.0, "a stored secret does not open with these keys");
+            tracing::error!(
+                account = account.0,
+                "a stored secret does not open with these keys"
+            );
         }
         match bool::from(right) && may && secret.is_ok() {
             true => Ok(account),

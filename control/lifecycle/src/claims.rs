@@ -54,7 +54,10 @@ impl Claims {
             }
         }
         let last = (u128::from(prefix.broadcast()), 128);
-        let mut inside = self.claims.range(key(prefix)..=last).map(|(_, claim)| claim);
+        let mut inside = self
+            .claims
+            .range(key(prefix)..=last)
+            .map(|(_, claim)| claim);
         inside.find(|claim| other(claim))
     }
 
@@ -115,8 +118,17 @@ mod tests {
             let claim = claims.overlapping(net(prefix), |c| c.account != account);
             claim.map(|c| c.prefix)
         };
-        for inside in ["2001:db8:1::/48", "2001:db8:1:2::/64", "2001:db8::/32", "::/0"] {
-            assert_eq!(foreign(inside, bob), Some(net("2001:db8:1::/48")), "{inside}");
+        for inside in [
+            "2001:db8:1::/48",
+            "2001:db8:1:2::/64",
+            "2001:db8::/32",
+            "::/0",
+        ] {
+            assert_eq!(
+                foreign(inside, bob),
+                Some(net("2001:db8:1::/48")),
+                "{inside}"
+            );
             assert_eq!(foreign(inside, alice), None, "{inside}");
         }
         assert_eq!(foreign("2001:db8:2::/48", bob), None);

@@ -80,7 +80,9 @@ impl LifecycleConfig {
             let name = &dataplane.name;
             let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
             if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
-                return Err(format!("dataplane name {name:?}: 1 to 63 of [A-Za-z0-9._-]"));
+                return Err(format!(
+                    "dataplane name {name:?}: 1 to 63 of [A-Za-z0-9._-]"
+                ));
             }
             if self.dataplanes[..index].iter().any(|d| d.name == *name) {
                 return Err(format!("dataplane name {name:?} is used twice"));

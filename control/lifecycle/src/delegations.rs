@@ -187,13 +187,13 @@ mod tests {
             let mut model: BTreeMap<u64, Option<i64>> = BTreeMap::new();
             let mut now = 0;
             for (kind, which, time) in steps {
-                let lowest = (0..16).find(|index| !model.contains_key(index));
-                prop_assert_eq!(lowest(&pool).and_then(|p| pool.index_of(p)), lowest);
+                let model_lowest = (0..16).find(|index| !model.contains_key(index));
+                prop_assert_eq!(lowest(&pool).and_then(|p| pool.index_of(p)), model_lowest);
                 match kind {
                     0 => {
                         if let Some(prefix) = lowest(&pool) {
                             prop_assert!(pool.take(prefix));
-                            model.insert(lowest.unwrap(), None);
+                            model.insert(model_lowest.unwrap(), None);
                         }
                     }
                     1 => {

@@ -30,6 +30,8 @@ mod shared;
 mod slots;
 mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod writer;
 
@@ -37,7 +39,6 @@ pub use admin::{
     AccountFilter, AdminError, ImportReport, ImportedAccount, NewAccount, NewPool, PoolView,
     RelayStats, Stats, Transition, TunnelFilter,
 };
-
 pub use api::{
     Acquire, Denied, Digest, Error, Reply, Revocation, RevokeCause, SlotChoice, Tunnels,
     WantedTransport,

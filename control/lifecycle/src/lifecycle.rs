@@ -55,6 +55,22 @@ pub(crate) struct Inner {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Inner {
+    /// Ends everything at once, as if the process had been killed.
+    pub(crate) fn kill(&self) {
+        let writer = self.writer.lock().take();
+        for task in self.tasks.lock().drain(..).chain(writer) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 impl std::fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lifecycle").finish_non_exhaustive()
@@ -77,7 +93,9 @@ impl Lifecycle {
     ) -> Result<Self, StartError> {
         let election = ElectionId::now();
         let dataplanes = config.dataplanes.iter().cloned();
-        let dataplanes = dataplanes.map(|d| GrpcDataplane::new(d, election)).collect();
+        let dataplanes = dataplanes
+            .map(|d| GrpcDataplane::new(d, election))
+            .collect();
         let clock = Clock::default();
         let loaded = store.load(clock.now()).await?;
         let mut secrets = HashMap::new();
@@ -129,7 +147,9 @@ impl Lifecycle {
             }
         }));
         let timed = shared.clone();
-        let mut tasks = vec![supervise("timer", &shared, move || timer::run(timed.clone()))];
+        let mut tasks = vec![supervise("timer", &shared, move || {
+            timer::run(timed.clone())
+        })];
         if let Some(store) = store {
             let pruned = shared.clone();
             let prune = move || timer::prune(pruned.clone(), store.clone());
@@ -150,7 +170,9 @@ impl Lifecycle {
         shared.work.notify_one();
         let writer = self.inner.writer.lock().take();
         if let Some(mut writer) = writer
-            && tokio::time::timeout(LAST_COMMIT, &mut writer).await.is_err()
+            && tokio::time::timeout(LAST_COMMIT, &mut writer)
+                .await
+                .is_err()
         {
             tracing::warn!("stopped without the store: what was not written is found out again");
             writer.abort();
@@ -221,7 +243,8 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let held = *self.held.lock();
         if let (true, Some((id, number))) = (self.armed, held) {
-            self.shared.release(id, Some(number), Cause::ConnectionLost, None);
+            self.shared
+                .release(id, Some(number), Cause::ConnectionLost, None);
         }
     }
 }
@@ -259,7 +282,10 @@ fn follow<D: Dataplane>(shared: &Arc<Shared>, index: usize, dataplane: D) -> Joi
             shared.state.lock().relay_lost(index, "the task failed");
             let name = format!("dataplane {index}");
             tracing::error!(task = name, "failed");
-            shared.set_fault(&name, Some("the task failed; restart the process".to_owned()));
+            shared.set_fault(
+                &name,
+                Some("the task failed; restart the process".to_owned()),
+            );
         }
     })
 }
@@ -294,9 +320,9 @@ impl Tunnels for Lifecycle {
         Box::pin(async move {
             match done {
                 None => Ok(()),
-                Some(done) => done.await.map_err(|_| {
-                    Error::Unavailable("the release was not stored".to_owned())
-                }),
+                Some(done) => done
+                    .await
+                    .map_err(|_| Error::Unavailable("the release was not stored".to_owned())),
             }
         })
     }

@@ -8,7 +8,7 @@
 //!                        |              |                                 |
 //!                        +-- Released --+----------- Released ------------+
 //!                                       v
-//!                                   Releasing -- Removed --> Tombstone -- Expired --> (none)
+//!                                   Releasing -- Removed --> Tombstone
 //! ```
 //! `Pending` is orphaned too: `Active` is written late, so after a crash it says nothing about whether
 //! the user has his answer.
@@ -31,15 +31,12 @@ pub(crate) enum Event {
     Released(Cause),
     /// The connected dataplanes have removed it.
     Removed,
-    /// Its quarantine is over.
-    Expired,
 }
 
 /// Where an event leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// `None`: it is forgotten.
-    pub(crate) to: Option<TunnelState>,
+    pub(crate) to: TunnelState,
     pub(crate) cause: Cause,
     /// There is a new holder: the number goes up.
     pub(crate) new_lease: bool,
@@ -53,18 +50,15 @@ pub(crate) struct Illegal;
 pub(crate) fn step(from: Option<TunnelState>, event: Event) -> Result<Step, Illegal> {
     use TunnelState::{Active, Orphaned, Pending, Releasing, Tombstone};
     let (to, cause, new_lease) = match (from, event) {
-        (None, Event::Acquired { replaced: false }) => (Some(Pending), Cause::Login, true),
-        (Some(Orphaned), Event::Acquired { replaced: false }) => (Some(Active), Cause::Login, true),
+        (None, Event::Acquired { replaced: false }) => (Pending, Cause::Login, true),
+        (Some(Orphaned), Event::Acquired { replaced: false }) => (Active, Cause::Login, true),
         (Some(Pending | Active), Event::Acquired { replaced: true }) => {
-            (Some(Active), Cause::Replaced, true)
+            (Active, Cause::Replaced, true)
         }
-        (Some(Pending), Event::Confirmed) => (Some(Active), Cause::Confirmed, false),
-        (Some(Pending | Active), Event::Restarted) => (Some(Orphaned), Cause::Restart, false),
-        (Some(Pending | Active | Orphaned), Event::Released(cause)) => {
-            (Some(Releasing), cause, false)
-        }
-        (Some(Releasing), Event::Removed) => (Some(Tombstone), Cause::Confirmed, false),
-        (Some(Tombstone), Event::Expired) => (None, Cause::Confirmed, false),
+        (Some(Pending), Event::Confirmed) => (Active, Cause::Confirmed, false),
+        (Some(Pending | Active), Event::Restarted) => (Orphaned, Cause::Restart, false),
+        (Some(Pending | Active | Orphaned), Event::Released(cause)) => (Releasing, cause, false),
+        (Some(Releasing), Event::Removed) => (Tombstone, Cause::Confirmed, false),
         _ => return Err(Illegal),
     };
     Ok(Step {
@@ -97,15 +91,14 @@ mod tests {
         Some(Tombstone),
     ];
 
-    /// Rows: events; columns: the states above. `x`: illegal; `-`: forgotten.
-    const TABLE: [(Event, &str); 7] = [
+    /// Rows: events; columns: the states above. `x`: illegal.
+    const TABLE: [(Event, &str); 6] = [
         (Event::Acquired { replaced: false }, "PxxAxx"),
         (Event::Acquired { replaced: true }, "xAAxxx"),
         (Event::Confirmed, "xAxxxx"),
         (Event::Restarted, "xOOxxx"),
         (Event::Released(Cause::Quit), "xRRRxx"),
         (Event::Removed, "xxxxTx"),
-        (Event::Expired, "xxxxx-"),
     ];
 
     #[test]
@@ -114,8 +107,7 @@ mod tests {
             for (from, expected) in STATES.into_iter().zip(row.chars()) {
                 let found = match step(from, event) {
                     Err(Illegal) => 'x',
-                    Ok(Step { to: None, .. }) => '-',
-                    Ok(Step { to: Some(to), .. }) => match to {
+                    Ok(Step { to, .. }) => match to {
                         Pending => 'P',
                         Active => 'A',
                         Orphaned => 'O',
@@ -145,7 +137,11 @@ mod tests {
 
     #[test]
     fn what_is_not_released_forwards() {
-        let forwarding: Vec<_> = STATES.into_iter().flatten().filter(|s| forwards(*s)).collect();
+        let forwarding: Vec<_> = STATES
+            .into_iter()
+            .flatten()
+            .filter(|s| forwards(*s))
+            .collect();
         assert_eq!(forwarding, [Pending, Active, Orphaned]);
     }
 }

@@ -43,10 +43,6 @@ impl Pairs {
         self.bases.get(&u128::from(prefix.network()))
     }
 
-    pub(crate) fn is_taken(&self, pair: &AddressPair) -> bool {
-        self.servers.contains(&pair.server)
-    }
-
     /// Whether it was free.
     pub(crate) fn take(&mut self, pair: &AddressPair, unit: u32) -> bool {
         if !self.servers.insert(pair.server) {
@@ -123,7 +119,7 @@ mod tests {
         let mut pairs = Pairs::default();
         let first = pair_of(prefix, 3).unwrap();
         assert!(pairs.take(&first, 3));
-        assert!(!pairs.take(&first, 3) && pairs.is_taken(&first));
+        assert!(!pairs.take(&first, 3));
         assert!(pairs.taken(prefix).unwrap().contains(3));
         assert!(pairs.free(&first, 3) && !pairs.free(&first, 3));
         assert!(pairs.taken(prefix).is_none());

@@ -10,9 +10,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::machine::forwards;
 use crate::state::State;
-use crate::{
-    Cause, LeaseNumber, LifecycleConfig, Revocation, RevokeCause, Transition, TunnelId,
-};
+use crate::{Cause, LeaseNumber, LifecycleConfig, Revocation, RevokeCause, Transition, TunnelId};
 
 /// Figures that only grow.
 #[derive(Debug, Default)]

@@ -155,9 +155,15 @@ mod tests {
     #[test]
     fn pinned_units_are_left_out_and_ranges_end() {
         let mut slots = Slots::default();
-        assert_eq!(slots.choose(&range(0..=3, &[0, 1]), None), Some(slot("gif", 2)));
+        assert_eq!(
+            slots.choose(&range(0..=3, &[0, 1]), None),
+            Some(slot("gif", 2))
+        );
         assert!(slots.take(&slot("gif", 2)));
-        assert_eq!(slots.choose(&range(0..=3, &[0, 1]), None), Some(slot("gif", 3)));
+        assert_eq!(
+            slots.choose(&range(0..=3, &[0, 1]), None),
+            Some(slot("gif", 3))
+        );
         assert_eq!(slots.choose(&range(0..=3, &[0, 1, 3]), None), None);
         let last = range(u32::MAX..=u32::MAX, &[u32::MAX]);
         assert_eq!(slots.choose(&last, None), None);

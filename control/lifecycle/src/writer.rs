@@ -19,7 +19,7 @@ use crate::state::edit::{Edit, Logged};
 use crate::store::{Batch, Committed, Conflict, Constraint, Group, Store, StoreError};
 
 /// What the writer needs of a store.
-pub(crate) trait Journal: Send + 'static {
+pub(crate) trait Journal: Send + Sync + 'static {
     /// See [`Store::commit`].
     fn commit<'a>(
         &'a self,
@@ -97,11 +97,7 @@ pub(crate) struct Writer<J> {
 }
 
 impl<J: Journal> Writer<J> {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        journal: J,
-        jobs: mpsc::Receiver<Box<dyn Job>>,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, journal: J, jobs: mpsc::Receiver<Box<dyn Job>>) -> Self {
         Self {
             shared,
             journal,
@@ -238,11 +234,11 @@ impl<J: Journal> Writer<J> {
         // Burials may push it over the limit: the rest goes with the next one.
         while !planned.is_empty() {
             let rest = planned.split_off(planned.len().min(Batch::MAX_GROUPS));
-            let groups = planned.iter().map(|p| -> Group {
-                p.logged.iter().map(|l| l.write.clone()).collect()
-            });
+            let groups = planned
+                .iter()
+                .map(|p| -> Group { p.logged.iter().map(|l| l.write.clone()).collect() });
             let batch = Batch::new(groups.collect());
-            match self.attempt(&batch).await {
+            match attempt(&self.shared, &self.journal, &batch).await {
                 Ok(answers) => self.settle(planned, answers),
                 Err(error) => {
                     self.give_up(planned, &error);
@@ -250,35 +246,6 @@ impl<J: Journal> Writer<J> {
                 }
             }
             planned = rest;
-        }
-    }
-
-    /// Commits one transaction, however long the store is away.
-    async fn attempt(
-        &self,
-        batch: &Batch,
-    ) -> Result<Vec<Result<Committed, Conflict>>, StoreError> {
-        let mut wait = FIRST_RETRY;
-        loop {
-            match self.journal.commit(batch).await {
-                Ok(answers) => {
-                    if self.shared.store_away.lock().take().is_some() {
-                        tracing::info!("the store is back");
-                    }
-                    count(&self.shared.counters.commits);
-                    return Ok(answers);
-                }
-                Err(error) if error.is_unavailable() => {
-                    let mut away = self.shared.store_away.lock();
-                    if away.is_none() {
-                        *away = Some(Instant::now());
-                        tracing::warn!(%error, "the store is away; trying again");
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LAST_RETRY);
         }
     }
 
@@ -323,6 +290,13 @@ impl<J: Journal> Writer<J> {
         }
         // The edits' own writes are the last ones, those before were late.
         let skip = own.len().saturating_sub(planned.edits.len());
+        if planned.edits.is_empty() {
+            for (logged, seq) in planned.logged.iter().zip(&own) {
+                if let Some(transition) = &logged.transition {
+                    state.set_revision(transition.tunnel, *seq);
+                }
+            }
+        }
         for (edit, seq) in planned.edits.iter().zip(&own[skip..]) {
             edit.committed(state, *seq);
         }
@@ -349,7 +323,10 @@ impl<J: Journal> Writer<J> {
         }
         let Some(mut queued) = planned.queued else {
             tracing::error!(%conflict, "the store refused what had been decided before");
-            shared.set_fault("store", Some(format!("a late write was refused: {conflict}")));
+            shared.set_fault(
+                "store",
+                Some(format!("a late write was refused: {conflict}")),
+            );
             return;
         };
         avoid(state, &planned.edits, conflict.constraint);
@@ -381,6 +358,38 @@ impl<J: Journal> Writer<J> {
                 queued.job.failed(&error.to_string());
             }
         }
+    }
+}
+
+/// Commits one transaction, however long the store is away.
+async fn attempt(
+    shared: &Shared,
+    journal: &impl Journal,
+    batch: &Batch,
+) -> Result<Vec<Result<Committed, Conflict>>, StoreError> {
+    let mut wait = FIRST_RETRY;
+    loop {
+        match journal.commit(batch).await {
+            Ok(answers) => {
+                if shared.store_away.lock().take().is_some() {
+                    tracing::info!("the store is back");
+                }
+                count(&shared.counters.commits);
+                return Ok(answers);
+            }
+            Err(error) if error.is_unavailable() => note_away(shared, &error),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LAST_RETRY);
+    }
+}
+
+fn note_away(shared: &Shared, error: &StoreError) {
+    let mut away = shared.store_away.lock();
+    if away.is_none() {
+        *away = Some(Instant::now());
+        tracing::warn!(%error, "the store is away; trying again");
     }
 }
 

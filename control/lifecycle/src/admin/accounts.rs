@@ -50,7 +50,9 @@ pub(super) fn check_prefixes(
         if prefixes[..index].contains(prefix) {
             return Err(invalid("is given twice"));
         }
-        let foreign = state.claims.overlapping(*prefix, |claim| claim.account != account);
+        let foreign = state
+            .claims
+            .overlapping(*prefix, |claim| claim.account != account);
         if let Some(claim) = foreign {
             let owner = state.account(claim.account);
             return Err(AdminError::PrefixInUse {
@@ -252,7 +254,10 @@ impl Lifecycle {
             if !released.is_empty() {
                 return Ok(Decision::First(released));
             }
-            if state.account(id).is_some_and(|entry| !entry.tunnels.is_empty()) {
+            if state
+                .account(id)
+                .is_some_and(|entry| !entry.tunnels.is_empty())
+            {
                 return Ok(Decision::Wait);
             }
             let gone = Edit::Account {

@@ -18,10 +18,7 @@ impl Lifecycle {
     /// Adds accounts and brings those that exist in line; what is as wished is left alone, so that a
     /// second run changes nothing. An account that is refused does not stop the others. Where the
     /// store goes away in between, what was done stays done: run it again.
-    pub async fn import(
-        &self,
-        accounts: Vec<ImportedAccount>,
-    ) -> Result<ImportReport, AdminError> {
+    pub async fn import(&self, accounts: Vec<ImportedAccount>) -> Result<ImportReport, AdminError> {
         let mut report = ImportReport::default();
         let mut rest = accounts.into_iter().peekable();
         while rest.peek().is_some() {
@@ -34,7 +31,8 @@ impl Lifecycle {
             }
             let auth = self.inner.auth.clone();
             let config = self.inner.shared.config.clone();
-            let decide = move |state: &mut State, now| chunk_edits(state, &chunk, &auth, &config, now);
+            let decide =
+                move |state: &mut State, now| chunk_edits(state, &chunk, &auth, &config, now);
             let part = self.administer(decide).await?;
             report.added += part.added;
             report.changed += part.changed;
@@ -61,7 +59,10 @@ fn chunk_edits(
     let mut added = 0;
     for wanted in chunk {
         let known = state.names.get(&wanted.name).copied();
-        if known.and_then(|id| state.account(id)).is_some_and(|e| e.in_commit) {
+        if known
+            .and_then(|id| state.account(id))
+            .is_some_and(|e| e.in_commit)
+        {
             return Ok(Decision::Defer);
         }
         let id = known.unwrap_or(AccountId(state.next.account));
@@ -126,12 +127,7 @@ fn check(
     Ok(())
 }
 
-fn additions(
-    id: AccountId,
-    wanted: &ImportedAccount,
-    auth: &Authenticator,
-    now: i64,
-) -> Vec<Edit> {
+fn additions(id: AccountId, wanted: &ImportedAccount, auth: &Authenticator, now: i64) -> Vec<Edit> {
     let account = Account {
         id,
         name: wanted.name.clone(),
@@ -175,7 +171,10 @@ fn changes(
         changed.prefixes.clone_from(prefixes);
         edits.push(change(&entry.account, changed, now).0);
     }
-    let known = entry.sealed.as_ref().and_then(|s| auth.keys().unseal(id, s).ok());
+    let known = entry
+        .sealed
+        .as_ref()
+        .and_then(|s| auth.keys().unseal(id, s).ok());
     if let Some(secret) = &wanted.secret
         && known.as_ref() != Some(secret)
     {

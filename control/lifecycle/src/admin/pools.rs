@@ -29,7 +29,10 @@ fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
     }
     let delegations = match new.kind {
         PoolKind::HostPair if !(64..=125).contains(&new.prefix.prefix_len()) => {
-            return Err(invalid("prefix", "a pool of link addresses is a /64 to /125"));
+            return Err(invalid(
+                "prefix",
+                "a pool of link addresses is a /64 to /125",
+            ));
         }
         PoolKind::HostPair => None,
         PoolKind::Delegation { len } if !(48..=64).contains(&len) => {
@@ -63,8 +66,14 @@ fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
         }
     }
     // Accounts may have numbers of it already, but nothing else of it.
-    let fits = |prefix| delegations.as_ref().is_some_and(|d| d.index_of(prefix).is_some());
-    let in_the_way = state.claims.overlapping(new.prefix, |claim| claim.own && !fits(claim.prefix));
+    let fits = |prefix| {
+        delegations
+            .as_ref()
+            .is_some_and(|d| d.index_of(prefix).is_some())
+    };
+    let in_the_way = state
+        .claims
+        .overlapping(new.prefix, |claim| claim.own && !fits(claim.prefix));
     if let Some(claim) = in_the_way {
         let owner = state.account(claim.account);
         return Err(AdminError::PrefixInUse {
@@ -198,7 +207,12 @@ fn lowest(state: &State, account: AccountId, id: PoolId) -> Result<Ipv6Net, Admi
         problem: "gives no prefixes".to_owned(),
     })?;
     let mut candidates = numbers.free_ones().take(MAX_PASSED);
-    let foreign = |p| state.claims.overlapping(p, |claim| claim.account != account).is_some();
+    let foreign = |p| {
+        state
+            .claims
+            .overlapping(p, |claim| claim.account != account)
+            .is_some()
+    };
     candidates
         .find(|prefix| !foreign(*prefix))
         .ok_or_else(|| AdminError::SoldOut(entry.pool.name.clone()))

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ipnet::Ipv6Net;
 
 use crate::secret::Secret;
-use crate::{AccountId, AccountStatus, Cause, Pool, PoolKind, Service, Slot, TunnelId, TunnelState};
+use crate::{
+    AccountId, AccountStatus, Cause, Pool, PoolKind, Service, Slot, TunnelId, TunnelState,
+};
 
 /// A new account.
 #[derive(Clone, Debug)]

@@ -17,14 +17,18 @@ impl Lifecycle {
     /// One account.
     pub fn account(&self, id: AccountId) -> Option<Account> {
         let state = self.inner.shared.state.lock();
-        state.account(id).map(|entry| Account::clone(&entry.account))
+        state
+            .account(id)
+            .map(|entry| Account::clone(&entry.account))
     }
 
     /// One account, by name.
     pub fn account_named(&self, name: &str) -> Option<Account> {
         let state = self.inner.shared.state.lock();
         let id = state.names.get(name)?;
-        state.account(*id).map(|entry| Account::clone(&entry.account))
+        state
+            .account(*id)
+            .map(|entry| Account::clone(&entry.account))
     }
 
     /// Accounts by name, those after a name; at most `limit` and 1000.
@@ -84,11 +88,7 @@ impl Lifecycle {
     }
 
     /// What became of a tunnel, also after its end, oldest first.
-    pub async fn history(
-        &self,
-        id: TunnelId,
-        limit: u32,
-    ) -> Result<Vec<HistoryEntry>, AdminError> {
+    pub async fn history(&self, id: TunnelId, limit: u32) -> Result<Vec<HistoryEntry>, AdminError> {
         let Some(store) = &self.inner.store else {
             return Ok(Vec::new());
         };

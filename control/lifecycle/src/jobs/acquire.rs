@@ -230,13 +230,14 @@ impl Acquiring {
     ) -> Result<Plan, Stop> {
         let replaced = tunnel.state != TunnelState::Orphaned;
         // The states were looked at before; anything else is on its way to an end.
-        let step = step(Some(tunnel.state), Event::Acquired { replaced }).map_err(|_| Stop::Wait)?;
+        let step =
+            step(Some(tunnel.state), Event::Acquired { replaced }).map_err(|_| Stop::Wait)?;
         let mut after = Tunnel::clone(tunnel);
         after.lease = LeaseNumber(tunnel.lease.0 + i64::from(step.new_lease));
         after.remote = self.wanted.remote;
         after.prefixes = prefixes;
         after.mtu = self.wanted.mtu;
-        after.state = step.to.unwrap_or(tunnel.state);
+        after.state = step.to;
         after.state_at = now;
         if replaced {
             self.replaced.push(tunnel.clone());
@@ -248,12 +249,7 @@ impl Acquiring {
         }]))
     }
 
-    fn create(
-        &self,
-        state: &mut State,
-        prefixes: Vec<Ipv6Net>,
-        now: i64,
-    ) -> Result<Plan, Stop> {
+    fn create(&self, state: &mut State, prefixes: Vec<Ipv6Net>, now: i64) -> Result<Plan, Stop> {
         let wanted = &self.wanted;
         check_limits(state, wanted, &self.shared)?;
         let (slot, pair) = choose_slot(state, wanted)?;
@@ -274,7 +270,7 @@ impl Acquiring {
             pair,
             prefixes,
             mtu: wanted.mtu,
-            state: step.to.unwrap_or(TunnelState::Pending),
+            state: step.to,
             state_at: now,
             created_at: now,
             revision: 0,
@@ -319,7 +315,10 @@ fn check(wanted: &Acquire, max_prefixes: usize) -> Result<(), Error> {
     }
     for (index, prefix) in wanted.prefixes.iter().enumerate() {
         if prefix.trunc() != *prefix || prefix.prefix_len() < 8 {
-            return Err(invalid("prefixes", format!("{prefix}: host bits, or too short")));
+            return Err(invalid(
+                "prefixes",
+                format!("{prefix}: host bits, or too short"),
+            ));
         }
         if wanted.prefixes[..index].contains(prefix) {
             return Err(invalid("prefixes", format!("{prefix} twice")));
@@ -336,7 +335,9 @@ fn check(wanted: &Acquire, max_prefixes: usize) -> Result<(), Error> {
 
 /// Another account's claim to the prefix.
 fn foreign_claim(state: &State, prefix: Ipv6Net, wanted: &Acquire) -> Result<(), Stop> {
-    let foreign = state.claims.overlapping(prefix, |claim| claim.account != wanted.account);
+    let foreign = state
+        .claims
+        .overlapping(prefix, |claim| claim.account != wanted.account);
     let Some(claim) = foreign else {
         return Ok(());
     };
@@ -378,7 +379,9 @@ fn check_limits(state: &State, wanted: &Acquire, shared: &Shared) -> Result<(), 
 }
 
 fn choose_slot(state: &State, wanted: &Acquire) -> Result<(Slot, Option<AddressPair>), Stop> {
-    let prefix = wanted.host_prefix.filter(|_| wanted.profile == Profile::Host);
+    let prefix = wanted
+        .host_prefix
+        .filter(|_| wanted.profile == Profile::Host);
     let taken = prefix.and_then(|prefix| state.pairs.taken(prefix));
     let sold_out = |choice: &SlotChoice| {
         let mut leaving = state.releasing.iter().filter_map(|id| state.tunnel(*id));

@@ -80,7 +80,10 @@ impl<T: Send> Job for Administering<T> {
                 if let Some(entry) = state.tunnels.get_mut(&after.id) {
                     entry.waiter = None;
                 }
-                if before.as_ref().is_some_and(|b| b.state != TunnelState::Orphaned) {
+                if before
+                    .as_ref()
+                    .is_some_and(|b| b.state != TunnelState::Orphaned)
+                {
                     revoke(shared, after, RevokeCause::Administrative);
                 }
             }

@@ -13,7 +13,7 @@ use crate::{Cause, Revocation, RevokeCause, Tunnel, TunnelId};
 pub(super) fn release_edit(tunnel: &Arc<Tunnel>, cause: Cause, now: i64) -> Option<Edit> {
     let step = step(Some(tunnel.state), Event::Released(cause)).ok()?;
     let mut after = Tunnel::clone(tunnel);
-    after.state = step.to?;
+    after.state = step.to;
     after.state_at = now;
     Some(Edit::Tunnel {
         before: Some(tunnel.clone()),

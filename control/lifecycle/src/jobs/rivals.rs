@@ -44,7 +44,8 @@ pub(super) fn find(state: &State, wanted: &Acquire) -> Rivals {
     }
     // An orphan that is the very same comes before one that has to be changed.
     let good = |e: &&&Entry| can_become(wanted, &e.tunnel);
-    let orphan = |e: &&&Entry| e.tunnel.state == TunnelState::Orphaned && is_same(wanted, &e.tunnel);
+    let orphan =
+        |e: &&&Entry| e.tunnel.state == TunnelState::Orphaned && is_same(wanted, &e.tunnel);
     let kept = standing
         .iter()
         .filter(good)
@@ -94,8 +95,8 @@ fn same_transport(wanted: &WantedTransport, has: Transport) -> bool {
 /// Both cannot be at once.
 fn is_rival(wanted: &Acquire, tunnel: &Tunnel) -> bool {
     let same_ends = tunnel.local == wanted.local && tunnel.remote == wanted.remote;
-    let both_41 = tunnel.transport == Transport::SixInFour
-        && wanted.transport == WantedTransport::SixInFour;
+    let both_41 =
+        tunnel.transport == Transport::SixInFour && wanted.transport == WantedTransport::SixInFour;
     let in_slot = match &wanted.slot {
         SlotChoice::Exactly(slot) => tunnel.slot == *slot,
         SlotChoice::OneOf(_) | SlotChoice::Range { .. } => false,
@@ -129,5 +130,7 @@ pub(super) fn holder_of(
     kept: Option<TunnelId>,
 ) -> Option<&Entry> {
     let holder = state.claims.holder(prefix).filter(|id| Some(*id) != kept)?;
-    state.tunnel(holder).filter(|entry| entry.tunnel.account == account)
+    state
+        .tunnel(holder)
+        .filter(|entry| entry.tunnel.account == account)
 }

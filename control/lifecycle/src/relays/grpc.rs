@@ -72,7 +72,9 @@ impl Link for GrpcLink {
     }
 
     fn send(&mut self, entries: &[(TunnelId, u64, Option<Arc<Tunnel>>)]) -> Result<(), String> {
-        let updates = entries.iter().map(|(id, _, tunnel)| update(*id, tunnel.as_deref()));
+        let updates = entries
+            .iter()
+            .map(|(id, _, tunnel)| update(*id, tunnel.as_deref()));
         let updates: Vec<TunnelUpdate> = updates.collect();
         self.stream.send(&updates).map_err(|e| e.to_string())
     }

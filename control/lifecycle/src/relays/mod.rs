@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use crate::shared::{Shared, count};
 use crate::state::{Refusal, Verdict, Work};
@@ -173,7 +173,9 @@ impl<'a, L: Link> Session<'a, L> {
 
     /// Once all that was repeated is confirmed, the rest is to go.
     fn end_resync(&mut self) {
-        let due = self.last_of_resync.is_some_and(|last| self.answered >= last);
+        let due = self
+            .last_of_resync
+            .is_some_and(|last| self.answered >= last);
         if due && !self.synced && self.commit.is_none() {
             self.commit = Some(self.link.commit().boxed());
         }

@@ -67,7 +67,10 @@ mod tests {
         tunnel.pair = pair_of("2001:db8::/64".parse().unwrap(), 0);
         let spec = spec(&tunnel);
         assert_eq!(spec.id, "t7");
-        assert_eq!(spec.prefixes, ["2001:db8::6/128".parse::<Ipv6Net>().unwrap()]);
+        assert_eq!(
+            spec.prefixes,
+            ["2001:db8::6/128".parse::<Ipv6Net>().unwrap()]
+        );
         let link = spec.link.unwrap();
         assert_eq!(link.prefix, "2001:db8::4/126".parse::<Ipv6Net>().unwrap());
         assert_eq!(link.address.to_string(), "2001:db8::5");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::machine::{Event, step};
 use crate::store::Write;
-use crate::{Cause, Error, Lease, Tunnel, TunnelId, TunnelState};
+use crate::{Error, Lease, Tunnel, TunnelId, TunnelState};
 
 use super::edit::{Logged, transition, tunnel_write};
 use super::{Entry, State, Waiter};
@@ -134,13 +134,11 @@ impl State {
         let Ok(step) = step(Some(from), event) else {
             return;
         };
-        let Some(to) = step.to else {
-            return;
-        };
-        let mut after = Tunnel::clone(&entry.tunnel);
-        after.state = to;
+        let before = entry.tunnel.clone();
+        let mut after = Tunnel::clone(&before);
+        after.state = step.to;
         after.state_at = now;
-        let logged = tunnel_write(Some(from), &after, step.cause);
+        let logged = tunnel_write(Some(&before), &after, step.cause);
         let after = Arc::new(after);
         self.put_tunnel(after.clone());
         if let Some(entry) = self.tunnels.get_mut(&id) {
@@ -149,7 +147,17 @@ impl State {
         self.write_late(id, logged);
     }
 
-    pub(crate) fn write_late(&mut self, id: TunnelId, logged: Logged) {
+    /// The sequence of a late write.
+    pub(crate) fn set_revision(&mut self, id: TunnelId, seq: i64) {
+        let Some(entry) = self.tunnels.get_mut(&id).filter(|e| !e.in_commit) else {
+            return;
+        };
+        entry.committed = None;
+        Arc::make_mut(&mut entry.tunnel).revision = seq;
+        entry.committed = Some(entry.tunnel.clone());
+    }
+
+    fn write_late(&mut self, id: TunnelId, logged: Logged) {
         let writes = self.late.entry(id).or_default();
         if writes.is_empty() {
             self.late_order.push_back(id);
@@ -160,17 +168,22 @@ impl State {
     fn bury(&mut self, tunnel: &Tunnel) {
         let now = self.clock.now();
         let until = self.quarantine_end(tunnel, now);
-        let (from, to) = (TunnelState::Releasing, TunnelState::Tombstone);
-        let cause = Cause::Confirmed;
+        let from = tunnel.state;
+        let Ok(step) = step(Some(from), Event::Removed) else {
+            return;
+        };
+        let (to, cause) = (step.to, step.cause);
         // What was to be written of it earlier comes first.
         let earlier = self.late.remove(&tunnel.id).unwrap_or_default();
         self.burials.extend(earlier);
         self.burials.push_back(Logged {
             write: Write::BuryTunnel {
-                tunnel: tunnel.id,
+                tunnel: Tunnel {
+                    state_at: now,
+                    ..tunnel.clone()
+                },
                 from,
                 cause,
-                at: now,
                 quarantine_until: until,
             },
             transition: Some(transition(tunnel, Some(from), to, cause, now)),

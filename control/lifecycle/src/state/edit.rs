@@ -66,14 +66,16 @@ pub(crate) fn transition(
 }
 
 /// The write of a tunnel that goes from one state to another (or the same).
-pub(crate) fn tunnel_write(before: Option<TunnelState>, after: &Tunnel, cause: Cause) -> Logged {
-    let told = transition(after, before, after.state, cause, after.state_at);
+pub(crate) fn tunnel_write(before: Option<&Tunnel>, after: &Tunnel, cause: Cause) -> Logged {
+    let from = before.map(|b| b.state);
+    let told = transition(after, from, after.state, cause, after.state_at);
     let tunnel = after.clone();
     let write = match before {
         None => Write::InsertTunnel { tunnel, cause },
-        Some(from) => Write::UpdateTunnel {
+        Some(before) => Write::UpdateTunnel {
+            new_prefixes: before.prefixes != tunnel.prefixes,
             tunnel,
-            from,
+            from: before.state,
             cause,
         },
     };
@@ -97,7 +99,7 @@ impl Edit {
                 before,
                 after,
                 cause,
-            } => return Some(tunnel_write(before.as_ref().map(|b| b.state), after, *cause)),
+            } => return Some(tunnel_write(before.as_deref(), after, *cause)),
             Self::Account { before, after, at } => match (before, after) {
                 (None, Some(after)) => Write::InsertAccount(Account::clone(after)),
                 (Some(_), Some(after)) => Write::UpdateAccount(Account::clone(after)),

@@ -2,8 +2,8 @@
 //! twice. It runs ahead of the store by the transaction that is on its way (see [`edit`]); what the
 //! dataplanes are told is the part that is committed.
 
-pub(crate) mod edit;
 mod confirm;
+pub(crate) mod edit;
 mod load;
 mod number;
 mod queue;
@@ -28,7 +28,6 @@ use crate::{Account, AccountId, Error, Lease, Pool, PoolId, Slot, Tunnel, Tunnel
 
 pub(crate) use confirm::{Refusal, Verdict};
 use edit::Logged;
-pub(crate) use number::is_live;
 pub(crate) use queue::{Relay, Work};
 
 /// An account.
@@ -194,12 +193,15 @@ impl State {
                         pool.delegations.as_mut().map(|d| d.take(*prefix));
                     }
                 }
-                let entry = self.accounts.entry(after.id).or_insert_with(|| AccountEntry {
-                    account: after.clone(),
-                    sealed: None,
-                    tunnels: BTreeSet::new(),
-                    in_commit: false,
-                });
+                let entry = self
+                    .accounts
+                    .entry(after.id)
+                    .or_insert_with(|| AccountEntry {
+                        account: after.clone(),
+                        sealed: None,
+                        tunnels: BTreeSet::new(),
+                        in_commit: false,
+                    });
                 entry.account = after.clone();
             }
             (None, None) => {}

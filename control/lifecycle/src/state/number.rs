@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::machine::forwards;
 use ipnet::Ipv6Net;
 
 use crate::pairs::link_of;
@@ -16,11 +15,6 @@ use crate::store::Constraint;
 /// How long a number of another writer is left alone, and how many of them are remembered.
 const FOREIGN_MICROS: i64 = 60_000_000;
 const MAX_FOREIGN: usize = 10_000;
-
-/// Whether it has numbers.
-pub(crate) fn is_live(state: TunnelState) -> bool {
-    state != TunnelState::Tombstone
-}
 
 impl State {
     /// Adds a tunnel or puts it in the place of what it was.
@@ -230,7 +224,9 @@ impl State {
     /// Pairs of a pool: given, in quarantine, altogether.
     pub(crate) fn pair_fill(&self, prefix: Ipv6Net) -> (u64, u64, u64) {
         let quarantined = self.quarantine.values();
-        let quarantined = quarantined.filter(|(pair, _)| prefix.contains(&pair.client)).count() as u64;
+        let quarantined = quarantined
+            .filter(|(pair, _)| prefix.contains(&pair.client))
+            .count() as u64;
         let taken = self.pairs.taken(prefix).map_or(0, Runs::len);
         let blocks = 1_u64 << (126_u8.saturating_sub(prefix.prefix_len())).min(32);
         (taken.saturating_sub(quarantined), quarantined, blocks - 1)
@@ -270,11 +266,5 @@ impl State {
             }
         }
         self.pools.insert(pool.id, PoolEntry { pool, delegations });
-    }
-
-    /// Whether the dataplane is to have what is committed of it.
-    pub(crate) fn wanted(&self, id: TunnelId) -> Option<&Arc<Tunnel>> {
-        let committed = self.tunnels.get(&id)?.committed.as_ref()?;
-        forwards(committed.state).then_some(committed)
     }
 }
