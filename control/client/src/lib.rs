@@ -6,6 +6,7 @@
 //! * [`Session`] writes as one owner. [`Session::program_tunnels`] sends any number of updates
 //!   over one stream in batches of at most 512, collects what failed, and resumes a broken
 //!   stream from the last acknowledged batch.
+//! * [`TunnelStream`] stays open: for a controller that writes a few tunnels at a time, all day.
 //! * [`Resync`] brings the dataplane in step with a controller: begin, upsert everything, commit.
 //! * [`TunnelWatch`] follows the table across broken connections, [`EventWatch`] what the
 //!   dataplane learns and notices.
@@ -31,6 +32,7 @@ mod resync;
 mod retry;
 mod route;
 mod session;
+mod stream;
 mod table;
 mod tunnel;
 mod watch;
@@ -58,6 +60,7 @@ pub use resync::{Resync, SyncReport};
 pub use retry::Backoff;
 pub use route::{NextHop, NextHopState, Route, RouteAction, RouteEntry, RouteOrigin, RouteUpdate};
 pub use session::{ElectionId, Session};
+pub use stream::{TunnelAck, TunnelStream};
 pub use tunnel::{
     DEFAULT_MIN_PATH_MTU, Encap, Liveness, LivenessMode, Rebind, Tunnel, TunnelEntry, TunnelField,
     TunnelLink, TunnelState, TunnelUpdate, UdpEncap,

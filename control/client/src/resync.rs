@@ -42,16 +42,7 @@ pub struct SyncReport {
 impl<'s> Resync<'s> {
     /// Marks everything of the session's owner as stale.
     pub async fn begin(session: &'s mut Session) -> Result<Self, Error> {
-        let request = api::BeginSyncRequest {
-            session: session.token().to_owned(),
-        };
-        let answer = session
-            .client()
-            .call("BeginSync", request, async |channel, r| {
-                SessionServiceClient::new(channel).begin_sync(r).await
-            })
-            .await?;
-        session.check_instance(&answer.dataplane_instance_id)?;
+        let answer = begin(session).await?;
         Ok(Self {
             session,
             generation: answer.generation,
@@ -143,23 +134,7 @@ impl<'s> Resync<'s> {
     /// A lost answer is not repeated: whether the sweep ran is then unknown, and a new sync finds
     /// out.
     pub async fn commit_despite_failures(self) -> Result<SyncReport, Error> {
-        let request = api::CommitSyncRequest {
-            session: self.session.token().to_owned(),
-            generation: self.generation,
-        };
-        let client = self.session.client();
-        let send = async |channel, r| SessionServiceClient::new(channel).commit_sync(r).await;
-        let timeout = client.timeout().max(COMMIT_TIMEOUT);
-        let answer = client
-            .call_once("CommitSync", request, send, timeout)
-            .await?;
-        self.session.check_instance(&answer.dataplane_instance_id)?;
-        Ok(SyncReport {
-            swept_tunnels: answer.swept_tunnels,
-            swept_routes: answer.swept_routes,
-            swept_domains: answer.swept_domains,
-            revision: answer.revision,
-        })
+        commit(self.session, self.generation).await
     }
 
     /// Ends the sync; nothing is removed, nothing stays stale.
@@ -176,4 +151,40 @@ impl<'s> Resync<'s> {
             .await?;
         self.session.check_instance(&answer.dataplane_instance_id)
     }
+}
+
+/// Marks everything of the session's owner as stale.
+pub(crate) async fn begin(session: &Session) -> Result<api::BeginSyncResponse, Error> {
+    let request = api::BeginSyncRequest {
+        session: session.token().to_owned(),
+    };
+    let answer = session
+        .client()
+        .call("BeginSync", request, async |channel, r| {
+            SessionServiceClient::new(channel).begin_sync(r).await
+        })
+        .await?;
+    session.check_instance(&answer.dataplane_instance_id)?;
+    Ok(answer)
+}
+
+/// Removes what is still stale.
+pub(crate) async fn commit(session: &Session, generation: u64) -> Result<SyncReport, Error> {
+    let request = api::CommitSyncRequest {
+        session: session.token().to_owned(),
+        generation,
+    };
+    let client = session.client();
+    let send = async |channel, r| SessionServiceClient::new(channel).commit_sync(r).await;
+    let timeout = client.timeout().max(COMMIT_TIMEOUT);
+    let answer = client
+        .call_once("CommitSync", request, send, timeout)
+        .await?;
+    session.check_instance(&answer.dataplane_instance_id)?;
+    Ok(SyncReport {
+        swept_tunnels: answer.swept_tunnels,
+        swept_routes: answer.swept_routes,
+        swept_domains: answer.swept_domains,
+        revision: answer.revision,
+    })
 }

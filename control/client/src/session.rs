@@ -13,7 +13,7 @@ use crate::program::program;
 use crate::table::{Domains, Routes, Tunnels};
 use crate::{
     Client, Domain, DomainUpdate, Error, ProgramOptions, ProgramReport, Progress, Resync, Route,
-    RouteUpdate, Tunnel, TunnelUpdate,
+    RouteUpdate, SyncReport, Tunnel, TunnelStream, TunnelUpdate,
 };
 
 /// Decides between several processes of one owner: the highest wins and fences the others, an
@@ -212,6 +212,22 @@ impl Session {
         self.program_domains(update, &ProgramOptions::default(), |_| {})
             .await?
             .all_applied()
+    }
+
+    /// Opens a stream for tunnels that stays open, with up to `window` batches on their way (1 to 64).
+    pub async fn tunnel_stream(&self, window: usize) -> Result<TunnelStream, Error> {
+        TunnelStream::open(self.clone(), window).await
+    }
+
+    /// Starts a re-sync and gives its generation, for a controller that writes over a
+    /// [`TunnelStream`] meanwhile. [`Session::begin_resync`] is simpler where it does not.
+    pub async fn begin_sync(&self) -> Result<u64, Error> {
+        Ok(crate::resync::begin(self).await?.generation)
+    }
+
+    /// Ends the re-sync of this generation: everything that was not upserted since is removed.
+    pub async fn commit_sync(&self, generation: u64) -> Result<SyncReport, Error> {
+        crate::resync::commit(self, generation).await
     }
 
     /// Starts a re-sync: everything of this owner that is not upserted until the commit will be

@@ -10,15 +10,41 @@
 //! What it must not do: speak a user's protocol, or look at a packet.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod api;
+mod auth;
+mod claims;
+mod clock;
+mod config;
+mod delegations;
+mod jobs;
+mod lifecycle;
+mod machine;
 mod model;
+mod pairs;
+mod ports;
+mod relays;
+mod runs;
 pub mod secret;
+mod shared;
+mod slots;
+mod state;
 pub mod store;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod writer;
 
+pub use admin::{
+    AccountFilter, AdminError, ImportReport, ImportedAccount, NewAccount, NewPool, PoolView,
+    RelayStats, Stats, Transition, TunnelFilter,
+};
 pub use api::{
     Acquire, Denied, Digest, Error, Reply, Revocation, RevokeCause, SlotChoice, Tunnels,
     WantedTransport,
 };
+pub use config::{DataplaneConfig, LifecycleConfig};
+pub use lifecycle::{Lifecycle, StartError};
 pub use model::{
     Account, AccountId, AccountStatus, AddressPair, Cause, EndpointV4, Lease, LeaseNumber, Pool,
     PoolId, PoolKind, Profile, Service, Slot, Transport, Tunnel, TunnelId, TunnelState,

@@ -1,0 +1,73 @@
+//! Logins by challenge and response (dtcp.md section 2): MD5 of user, challenge and secret.
+//!
+//! Whatever the reason for a refusal, the same is computed: an unknown user has a secret too, one that
+//! nobody knows.
+
+use md5::{Digest as _, Md5};
+use subtle::ConstantTimeEq as _;
+
+use crate::secret::{KeyRing, Sealed, Secret};
+use crate::state::State;
+use crate::{AccountId, AccountStatus, Denied, Digest};
+
+/// No account has this id.
+const NOBODY: AccountId = AccountId(0);
+
+/// Checks logins.
+pub(crate) struct Authenticator {
+    keys: KeyRing,
+    nobody: Sealed,
+}
+
+impl Authenticator {
+    pub(crate) fn new(keys: KeyRing) -> Self {
+        let unknown: [u8; 16] = rand::random();
+        let text = unknown.map(|byte| b'a' + byte % 26);
+        // Letters only: always a good secret.
+        let nobody = Secret::new(text.to_vec()).map_or_else(
+            |_| Sealed::from_bytes(Vec::new()),
+            |s| keys.seal(NOBODY, &s),
+        );
+        Self { keys, nobody }
+    }
+
+    pub(crate) fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// What has to be opened for this user; the state is not needed for the rest.
+    pub(crate) fn candidate(&self, state: &State, user: &[u8]) -> (AccountId, Sealed, bool) {
+        let name = std::str::from_utf8(user).unwrap_or_default();
+        let entry = state.names.get(name).and_then(|id| state.account(*id));
+        match entry.map(|e| (e, &e.sealed)) {
+            Some((entry, Some(sealed))) => {
+                let may = entry.account.status == AccountStatus::Active;
+                (entry.account.id, sealed.clone(), may)
+            }
+            _ => (NOBODY, self.nobody.clone(), false),
+        }
+    }
+
+    pub(crate) fn check(
+        &self,
+        attempt: &Digest<'_>,
+        (account, sealed, may): (AccountId, Sealed, bool),
+    ) -> Result<AccountId, Denied> {
+        let secret = self.keys.unseal(account, &sealed);
+        let mut md5 = Md5::new();
+        md5.update(attempt.user);
+        md5.update(attempt.challenge);
+        md5.update(secret.as_ref().map_or(&b""[..], |s| s.expose()));
+        let right = md5.finalize().as_slice().ct_eq(&attempt.digest);
+        if secret.is_err() && account != NOBODY {
+            tracing::error!(
+                account = account.0,
+                "a stored secret does not open with these keys"
+            );
+        }
+        match bool::from(right) && may && secret.is_ok() {
+            true => Ok(account),
+            false => Err(Denied),
+        }
+    }
+}

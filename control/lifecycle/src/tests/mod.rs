@@ -1,0 +1,5 @@
+//! The service against a model of the dataplane and of the store, in virtual time.
+
+mod flow;
+mod model;
+mod storm;

@@ -1,0 +1,379 @@
+//! A dataplane and a store that can be made to fail, and a service over them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::lifecycle::Parts;
+use crate::pairs::link_of;
+use crate::relays::{Dataplane, Link};
+use crate::secret::{KeyRing, Secret};
+use crate::state::Refusal;
+use crate::store::{Batch, Committed, Conflict, Store, StoreError, StoreOptions};
+use crate::writer::Journal;
+use crate::*;
+
+thread_local! {
+    static BASE: Instant = Instant::now();
+}
+
+/// The runtime's time: it stands still and jumps with it.
+pub(super) fn clock() -> Clock {
+    Clock(|| {
+        let since = BASE.with(|base| base.elapsed());
+        1_700_000_000_000_000 + i64::try_from(since.as_micros()).unwrap()
+    })
+}
+
+/// What the dataplane forwards; outlives every connection.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) tunnels: BTreeMap<TunnelId, Arc<Tunnel>>,
+    fresh: BTreeSet<TunnelId>,
+    pub(super) instance: u64,
+    /// Nobody can connect.
+    pub(super) away: bool,
+    /// How long an answer takes.
+    pub(super) delay: Duration,
+    /// Tunnels of this user are refused.
+    pub(super) refuse: Option<Ipv4Addr>,
+    /// Numbers that two tunnels wanted at once although the first was there by order.
+    pub(super) clashes: u64,
+    pub(super) messages: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    pub(super) table: Arc<Mutex<Table>>,
+    /// Counts what ends connections.
+    cut: Arc<watch::Sender<u64>>,
+}
+
+impl Model {
+    pub(super) fn new() -> Self {
+        Self {
+            table: Arc::default(),
+            cut: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// Ends all connections.
+    pub(super) fn cut(&self) {
+        self.cut.send_modify(|n| *n += 1);
+    }
+
+    /// The dataplane restarts: its tunnels are gone.
+    pub(super) fn restart(&self) {
+        let mut table = self.table.lock();
+        table.tunnels.clear();
+        table.instance += 1;
+        drop(table);
+        self.cut();
+    }
+
+    pub(super) fn ids(&self) -> Vec<TunnelId> {
+        self.table.lock().tunnels.keys().copied().collect()
+    }
+}
+
+pub(super) struct ModelLink {
+    model: Model,
+    cut: watch::Receiver<u64>,
+    instance: u64,
+    answers: std::collections::VecDeque<(Instant, Vec<(usize, Refusal)>)>,
+}
+
+impl Dataplane for Model {
+    type Link = ModelLink;
+
+    async fn connect(&mut self) -> Result<ModelLink, String> {
+        let table = self.table.lock();
+        if table.away {
+            return Err("away".to_owned());
+        }
+        Ok(ModelLink {
+            cut: self.cut.subscribe(),
+            instance: table.instance,
+            answers: std::collections::VecDeque::new(),
+            model: self.clone(),
+        })
+    }
+}
+
+impl ModelLink {
+    fn alive(&self) -> Result<(), String> {
+        let restarted = self.model.table.lock().instance != self.instance;
+        match restarted || self.cut.has_changed().unwrap_or(true) {
+            true => Err("the connection broke".to_owned()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn prefixes(tunnel: &Tunnel) -> Vec<ipnet::Ipv6Net> {
+    let link = tunnel.pair.iter().map(link_of);
+    tunnel.prefixes.iter().copied().chain(link).collect()
+}
+
+fn in_the_way(a: &Tunnel, b: &Tunnel) -> bool {
+    let ends = match (a.transport, b.transport) {
+        (Transport::SixInFour, Transport::SixInFour) => (a.local, a.remote) == (b.local, b.remote),
+        (Transport::Udp { local_port: x, .. }, Transport::Udp { local_port: y, .. }) => {
+            (a.local, x) == (b.local, y)
+        }
+        _ => false,
+    };
+    ends || prefixes(a).iter().any(|p| prefixes(b).contains(p))
+}
+
+impl Link for ModelLink {
+    fn instance(&self) -> String {
+        self.instance.to_string()
+    }
+
+    async fn begin(&mut self) -> Result<(), String> {
+        self.alive()?;
+        self.model.table.lock().fresh.clear();
+        Ok(())
+    }
+
+    fn commit(&self) -> BoxFuture<'static, Result<(), String>> {
+        let alive = self.alive();
+        let table = self.model.table.clone();
+        async move {
+            alive?;
+            let mut table = table.lock();
+            let fresh = std::mem::take(&mut table.fresh);
+            table.tunnels.retain(|id, _| fresh.contains(id));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn send(&mut self, entries: &[(TunnelId, u64, Option<Arc<Tunnel>>)]) -> Result<(), String> {
+        self.alive()?;
+        let mut table = self.model.table.lock();
+        table.messages += 1;
+        let mut refusals = Vec::new();
+        for (place, (id, _, tunnel)) in entries.iter().enumerate() {
+            let Some(tunnel) = tunnel else {
+                table.tunnels.remove(id);
+                continue;
+            };
+            if table.refuse == Some(tunnel.remote) {
+                let text = "PREFIX_IN_USE: it is static's".to_owned();
+                let (blocker, replace) = (None, false);
+                refusals.push((
+                    place,
+                    Refusal {
+                        text,
+                        blocker,
+                        replace,
+                    },
+                ));
+                continue;
+            }
+            let others = table.tunnels.values().filter(|t| t.id != *id);
+            let blocker = others.clone().find(|t| in_the_way(t, tunnel)).map(|t| t.id);
+            if blocker.is_some() {
+                table.clashes += 1;
+                let text = "OUTER_IN_USE".to_owned();
+                refusals.push((
+                    place,
+                    Refusal {
+                        text,
+                        blocker,
+                        replace: false,
+                    },
+                ));
+                continue;
+            }
+            table.fresh.insert(*id);
+            table.tunnels.insert(*id, tunnel.clone());
+        }
+        self.answers
+            .push_back((Instant::now() + table.delay, refusals));
+        Ok(())
+    }
+
+    async fn answer(&mut self) -> Result<Vec<(usize, Refusal)>, String> {
+        self.alive()?;
+        let due = self.answers.front().map(|(at, _)| *at);
+        let due = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.cut.changed() => Err("the connection broke".to_owned()),
+            () = due => {
+                self.alive()?;
+                Ok(self.answers.pop_front().map(|(_, refusals)| refusals).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// How a store misbehaves.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// It answers nothing.
+    pub(super) away: bool,
+    /// So many commits are done, but their answer is lost.
+    pub(super) lost_answers: u32,
+}
+
+#[derive(Clone)]
+pub(super) struct FlakyStore {
+    pub(super) store: Store,
+    pub(super) trouble: Arc<Mutex<Trouble>>,
+}
+
+impl Journal for FlakyStore {
+    fn commit<'a>(
+        &'a self,
+        batch: &'a Batch,
+    ) -> BoxFuture<'a, Result<Vec<Result<Committed, Conflict>>, StoreError>> {
+        Box::pin(async move {
+            let away = || StoreError::Unavailable {
+                operation: "commit",
+                problem: "told to".to_owned(),
+            };
+            if self.trouble.lock().away {
+                return Err(away());
+            }
+            let (store, batch) = (self.store.clone(), batch.clone());
+            let answer = stand_still(async move { store.commit(&batch).await }).await?;
+            let mut trouble = self.trouble.lock();
+            if trouble.lost_answers > 0 {
+                trouble.lost_answers -= 1;
+                return Err(away());
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// Waits for something of the real world; virtual time would run away meanwhile.
+pub(super) async fn stand_still<T: Send + 'static>(
+    real: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(real))
+        .await
+        .unwrap()
+}
+
+/// Everything of one test; the store and the dataplanes survive a crash of the service.
+pub(super) struct World {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) dataplanes: Vec<Model>,
+    pub(super) config: LifecycleConfig,
+    pub(super) trouble: Arc<Mutex<Trouble>>,
+    pub(super) store: Store,
+}
+
+pub(super) const RELAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+impl World {
+    pub(super) async fn new(dataplanes: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LifecycleConfig {
+            tunnels_per_account: 0,
+            dataplanes: (0..dataplanes)
+                .map(|n| DataplaneConfig {
+                    name: format!("d{n}").into(),
+                    target: sixferry_client::Target::default(),
+                    options: sixferry_client::Options::default(),
+                })
+                .collect(),
+            ..LifecycleConfig::default()
+        };
+        let store = open(&dir).await;
+        Self {
+            dataplanes: (0..dataplanes).map(|_| Model::new()).collect(),
+            trouble: Arc::default(),
+            dir,
+            config,
+            store,
+        }
+    }
+
+    pub(super) async fn start(&self) -> Lifecycle {
+        let keys = KeyRing::open(&self.dir.path().join("key"), true).unwrap();
+        let clock = clock();
+        let loaded = self.store.load(clock.now()).await.unwrap();
+        let secrets = self.store.secrets(AccountId(0), 10_000).await.unwrap();
+        let parts = Parts {
+            config: self.config.clone(),
+            loaded,
+            secrets: secrets.into_iter().collect::<HashMap<_, _>>(),
+            keys,
+            clock,
+        };
+        let journal = FlakyStore {
+            store: self.store.clone(),
+            trouble: self.trouble.clone(),
+        };
+        let store = Some(self.store.clone());
+        Lifecycle::assemble(parts, journal, store, self.dataplanes.clone()).unwrap()
+    }
+}
+
+async fn open(dir: &tempfile::TempDir) -> Store {
+    let url = format!("sqlite:{}", dir.path().join("store.db").display());
+    Store::open(&url, &StoreOptions::default()).await.unwrap()
+}
+
+pub(super) async fn account(lifecycle: &Lifecycle, name: &str, prefixes: &[&str]) -> AccountId {
+    let new = NewAccount {
+        name: name.to_owned(),
+        secret: Some(Secret::new(b"bar".to_vec()).unwrap()),
+        status: AccountStatus::Active,
+        prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
+    };
+    lifecycle.add_account(new).await.unwrap().id
+}
+
+/// A bare tunnel of gif, from 198.51.100.`host`.
+pub(super) fn link(account: AccountId, host: u8) -> Acquire {
+    Acquire {
+        service: "dtcp".into(),
+        account,
+        profile: Profile::Link,
+        local: RELAY,
+        remote: Ipv4Addr::new(198, 51, 100, host),
+        transport: WantedTransport::SixInFour,
+        slot: SlotChoice::Range {
+            stem: "gif".into(),
+            units: 0..=u32::MAX,
+            except: [].into(),
+        },
+        host_prefix: None,
+        prefixes: Vec::new(),
+        prefixless: false,
+        mtu: 1280,
+        exclusive: false,
+    }
+}
+
+/// Waits until something is so; in virtual time a minute passes quickly.
+pub(super) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    for _ in 0..60_000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("never: {what}");
+}
