@@ -183,6 +183,12 @@ impl Server {
         self.shared.stats()
     }
 
+    /// Waits until a listener or a task that the server needs ends without [`Server::shutdown`], and
+    /// says which. The server should be dropped then, and another one started.
+    pub async fn failed(&self) -> String {
+        self.shared.failed().await
+    }
+
     /// Stops listening, ends every session with a word and gives every tunnel back. Returns when
     /// all of that is done, or after 15 s.
     pub async fn shutdown(&self) {

@@ -7,7 +7,7 @@ use sixferry_lifecycle::{LeaseNumber, Revocation, TunnelId};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::time::MissedTickBehavior;
 
-use super::shared::Shared;
+use super::shared::{Alarm, Shared};
 use super::{TrafficSource, read_routes_apart, settings};
 use crate::routetable::Stamp;
 
@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells sessions that their tunnel was taken away.
 pub(super) async fn revocations(shared: Arc<Shared>, mut receiver: Receiver<Revocation>) {
+    let _alarm = Alarm::new(&shared, "the task that follows revocations");
     loop {
         match receiver.recv().await {
             Ok(revocation) => shared.registry.revoke(&revocation),
@@ -29,7 +30,9 @@ pub(super) async fn revocations(shared: Arc<Shared>, mut receiver: Receiver<Revo
                 shared.counters.revocations_missed.one();
                 check(&shared, shared.registry.note_missed()).await;
             }
-            Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => {
+                return shared.fail("the lifecycle tells no revocations any more".to_owned());
+            }
         }
     }
 }
@@ -58,6 +61,7 @@ pub(super) async fn routetable(
     shared: Arc<Shared>,
     reloading: Arc<tokio::sync::Mutex<Option<Stamp>>>,
 ) {
+    let _alarm = Alarm::new(&shared, "the task that follows the routetable");
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut missing = false;
@@ -101,6 +105,7 @@ pub(super) async fn routetable(
 
 /// Tells sessions how many packets came out of their tunnels, while somebody wants to know.
 pub(super) async fn traffic(shared: Arc<Shared>, source: Arc<dyn TrafficSource>) {
+    let _alarm = Alarm::new(&shared, "the task that follows traffic");
     loop {
         let limit = shared.settings().rules.traffic;
         tokio::time::sleep(limit.map_or(LOOK, |limit| (limit / 4).min(LOOK))).await;

@@ -11,12 +11,15 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::session::Session;
-use super::shared::Shared;
+use super::shared::{Alarm, Shared};
 use crate::Error;
 use crate::wire::reply::{Failure, Reply};
 
 /// Pause after a failure to accept that will not go away by itself.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// So many failures one after the other are not the connections' fault.
+const FATAL: u32 = 1000;
 
 /// One listening address; gives it up when dropped.
 #[derive(Debug)]
@@ -63,14 +66,23 @@ impl Drop for Listener {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let _alarm = Alarm::new(&shared, "a listener");
     let mut spare = spare();
+    let mut in_a_row = 0;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => admit(stream, &shared),
+            Ok((stream, _)) => {
+                in_a_row = 0;
+                admit(stream, &shared);
+            }
             Err(error) => {
                 shared.counters.accept_errors.one();
                 if !exhausted(&error) {
                     // That one connection is gone; the next one may be fine.
+                    in_a_row += 1;
+                    if in_a_row >= FATAL {
+                        return shared.fail(format!("a listener: {error}"));
+                    }
                     tokio::task::yield_now().await;
                     continue;
                 }

@@ -42,6 +42,9 @@ pub(super) struct Shared {
     releasing: AtomicUsize,
     /// A session has ended or a tunnel is back.
     ended: Notify,
+    /// What ended that should not have.
+    failure: Mutex<Option<String>>,
+    failed: Notify,
 }
 
 impl fmt::Debug for Shared {
@@ -70,6 +73,25 @@ impl Shared {
             stopping: AtomicBool::new(false),
             releasing: AtomicUsize::new(0),
             ended: Notify::new(),
+            failure: Mutex::new(None),
+            failed: Notify::new(),
+        }
+    }
+
+    /// A task without which the server is none has ended.
+    pub(super) fn fail(&self, what: String) {
+        tracing::error!("{what}");
+        self.failure.lock().get_or_insert(what);
+        self.failed.notify_one();
+    }
+
+    /// Waits for that.
+    pub(super) async fn failed(&self) -> String {
+        loop {
+            if let Some(what) = self.failure.lock().take() {
+                return what;
+            }
+            self.failed.notified().await;
         }
     }
 
@@ -334,6 +356,29 @@ impl Drop for Held {
                 self.shared
                     .release(self.key, Cause::ConnectionLost, &runtime),
             );
+        }
+    }
+}
+
+/// Says so when its task panics.
+pub(super) struct Alarm {
+    shared: Arc<Shared>,
+    task: &'static str,
+}
+
+impl Alarm {
+    pub(super) fn new(shared: &Arc<Shared>, task: &'static str) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            task,
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.fail(format!("{} panicked", self.task));
         }
     }
 }

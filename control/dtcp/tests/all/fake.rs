@@ -26,7 +26,7 @@ struct State {
 
 pub(crate) struct Fake {
     state: Mutex<State>,
-    revocations: broadcast::Sender<Revocation>,
+    revocations: Mutex<broadcast::Sender<Revocation>>,
     /// Acquisitions wait here while it has no permits.
     pub(crate) gate: Semaphore,
 }
@@ -35,7 +35,7 @@ impl Fake {
     pub(crate) fn new(accounts: &[(&str, &str)]) -> Self {
         let fake = Self {
             state: Mutex::default(),
-            revocations: broadcast::Sender::new(1024),
+            revocations: Mutex::new(broadcast::Sender::new(1024)),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         };
         for (user, secret) in accounts {
@@ -90,7 +90,7 @@ impl Fake {
         let mut state = self.state.lock();
         if let Some((_, _, lease)) = state.live.remove(&tunnel) {
             state.slots.remove(&lease.slot);
-            let _ = self.revocations.send(Revocation {
+            let _ = self.revocations.lock().send(Revocation {
                 tunnel,
                 number: lease.number,
                 cause,
@@ -98,11 +98,16 @@ impl Fake {
         }
     }
 
+    /// Whoever listens for revocations hears that there will be no more.
+    pub(crate) fn stop_telling(&self) {
+        *self.revocations.lock() = broadcast::Sender::new(1);
+    }
+
     /// More revocations than any receiver keeps, the true one among the first.
     pub(crate) fn revoke_in_a_flood(&self, tunnel: TunnelId) {
         self.revoke(tunnel, RevokeCause::Administrative);
         for other in 0..4096 {
-            let _ = self.revocations.send(Revocation {
+            let _ = self.revocations.lock().send(Revocation {
                 tunnel: TunnelId(1_000_000 + other),
                 number: LeaseNumber(1),
                 cause: RevokeCause::Replaced,
@@ -125,7 +130,7 @@ impl Fake {
             lease.resumed = true;
             let lease = lease.clone();
             let cause = RevokeCause::Replaced;
-            let _ = self.revocations.send(Revocation {
+            let _ = self.revocations.lock().send(Revocation {
                 tunnel: old,
                 number,
                 cause,
@@ -290,7 +295,7 @@ impl Tunnels for Fake {
     }
 
     fn revocations(&self) -> broadcast::Receiver<Revocation> {
-        self.revocations.subscribe()
+        self.revocations.lock().subscribe()
     }
 
     fn holds<'a>(&'a self, leases: &'a [(TunnelId, LeaseNumber)]) -> Reply<'a, Vec<bool>> {

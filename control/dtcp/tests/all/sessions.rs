@@ -419,3 +419,19 @@ async fn what_the_lifecycle_says_is_told() {
         client.pings().await;
     }
 }
+
+#[tokio::test]
+async fn server_that_cannot_go_on_says_so() {
+    let bed = Bed::new(config());
+    let mut client = bed.logged_in(1, "alice", "host").await;
+    bed.fake.stop_telling();
+    assert!(bed.server.failed().await.contains("revocations"));
+    // Whoever runs it drops it then, and everything goes back.
+    drop(bed.server);
+    assert_eq!(
+        client.line().await.as_deref(),
+        Some("-ERR server shutting down")
+    );
+    client.ends().await;
+    assert_eq!(bed.fake.count(), 0);
+}
