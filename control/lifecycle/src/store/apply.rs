@@ -519,8 +519,9 @@ fn rows_statement(
     rows: usize,
     columns: usize,
 ) -> Arc<str> {
-    static MADE: LazyLock<Mutex<HashMap<(bool, &'static str, usize), Arc<str>>>> =
-        LazyLock::new(Mutex::default);
+    /// Numbered or not, its head, its rows.
+    type Key = (bool, &'static str, usize);
+    static MADE: LazyLock<Mutex<HashMap<Key, Arc<str>>>> = LazyLock::new(Mutex::default);
     let make = || {
         let row = |row: usize| {
             let parameters = (0..columns).map(|column| match numbered {
