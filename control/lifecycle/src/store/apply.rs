@@ -6,10 +6,11 @@
 //! until it knows which group it was.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hashbrown::HashMap;
 use ipnet::Ipv6Net;
+use parking_lot::Mutex;
 
 use super::code;
 use super::link::{Link, Value};
@@ -262,10 +263,10 @@ async fn update_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(),
 }
 
 async fn insert_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(), Refusal> {
-    let head = format!(
-        "INSERT INTO tunnel ({}, quarantine_until, holder) VALUES ",
-        code::TUNNEL_COLUMNS
-    );
+    static HEAD: LazyLock<String> = LazyLock::new(|| {
+        let columns = code::TUNNEL_COLUMNS;
+        format!("INSERT INTO tunnel ({columns}, quarantine_until, holder) VALUES ")
+    });
     let rows = outcomes.iter().map(|outcome| {
         let mut values = columns(outcome);
         let holder = outcome.quarantine_until.is_none();
@@ -273,7 +274,7 @@ async fn insert_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(),
         values
     });
     let rows = rows.collect();
-    rows_in_chunks(link, &head, "", rows).await?;
+    rows_in_chunks(link, &HEAD, "", rows).await?;
     Ok(())
 }
 
@@ -491,8 +492,8 @@ const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
 /// Executes `head ($1, $2), ($3, $4)… tail` for the rows, in as few statements as the sizes allow.
 async fn rows_in_chunks(
     link: &mut Link,
-    head: &str,
-    tail: &str,
+    head: &'static str,
+    tail: &'static str,
     rows: Vec<Vec<Value>>,
 ) -> Result<u64, Refusal> {
     let mut changed = 0;
@@ -502,29 +503,43 @@ async fn rows_in_chunks(
         while left >= size {
             left -= size;
             let chunk: Vec<_> = rows.by_ref().take(size).collect();
-            let sql = rows_statement(head, tail, size, chunk[0].len());
-            changed += link
-                .execute(sql, chunk.into_iter().flatten().collect())
-                .await?;
+            let sql = rows_statement(link.numbers_parameters(), head, tail, size, chunk[0].len());
+            let values = chunk.into_iter().flatten().collect();
+            changed += link.execute(sql, values).await?;
         }
     }
     Ok(changed)
 }
 
-fn rows_statement(head: &str, tail: &str, rows: usize, columns: usize) -> Arc<str> {
-    use std::fmt::Write as _;
-    let mut sql = String::with_capacity(head.len() + tail.len() + rows * columns * 6);
-    sql.push_str(head);
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "(" } else { ", (" });
-        for column in 0..columns {
-            let comma = if column == 0 { "" } else { ", " };
-            let number = row * columns + column + 1;
-            // Writing to a string does not fail.
-            let _ = write!(sql, "{comma}${number}");
-        }
-        sql.push(')');
-    }
-    sql.push_str(tail);
-    sql.into()
+/// The statement for so many rows. Each is made once: the long ones have thousands of parameters.
+fn rows_statement(
+    numbered: bool,
+    head: &'static str,
+    tail: &'static str,
+    rows: usize,
+    columns: usize,
+) -> Arc<str> {
+    /// Numbered or not, its head, its rows.
+    type Key = (bool, &'static str, usize);
+    static MADE: LazyLock<Mutex<HashMap<Key, Arc<str>>>> = LazyLock::new(Mutex::default);
+    let make = || {
+        let row = |row: usize| {
+            let parameters = (0..columns).map(|column| match numbered {
+                true => format!("${}", row * columns + column + 1),
+                false => "?".to_owned(),
+            });
+            parameters.collect::<Vec<_>>().join(", ")
+        };
+        // IN takes a list of values, VALUES one of rows.
+        let rows = (0..rows).map(|number| match columns {
+            1 => row(number),
+            _ => format!("({})", row(number)),
+        });
+        let rows = rows.collect::<Vec<_>>().join(", ");
+        format!("{head}{rows}{tail}").into()
+    };
+    MADE.lock()
+        .entry((numbered, head, rows))
+        .or_insert_with(make)
+        .clone()
 }
