@@ -49,6 +49,8 @@ pub(super) struct Table {
     /// Numbers that two tunnels wanted at once although the first was there by order.
     pub(super) clashes: u64,
     pub(super) messages: u64,
+    /// Does not look for clashes: that takes the model longer than the service takes.
+    pub(super) lax: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -183,7 +185,8 @@ impl Link for ModelLink {
                 continue;
             }
             let others = table.tunnels.values().filter(|t| t.id != *id);
-            let blocker = others.clone().find(|t| in_the_way(t, tunnel)).map(|t| t.id);
+            let mut others = others.filter(|_| !table.lax);
+            let blocker = others.find(|t| in_the_way(t, tunnel)).map(|t| t.id);
             if blocker.is_some() {
                 table.clashes += 1;
                 let text = "OUTER_IN_USE".to_owned();

@@ -249,6 +249,7 @@ async fn how_fast() {
     let count = std::env::var("SIXFERRY_PERF_TUNNELS");
     let count: u32 = count.ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let world = World::new(1).await;
+    world.dataplanes[0].table.lock().lax = true;
     let service = world.start().await;
     let mut accounts = Vec::new();
     for n in 0..100 {
