@@ -9,7 +9,7 @@ use crate::parse;
 
 /// Operate a Sixferry relay.
 ///
-/// Exit codes: 0 it worked, 1 it did not, 2 wrong usage or the dataplane cannot be reached.
+/// Exit codes: 0 it worked, 1 it did not, 2 wrong usage or the daemon cannot be reached.
 #[derive(Debug, Parser)]
 #[command(name = "sixferry", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -32,6 +32,16 @@ pub(crate) struct Global {
         help_heading = "Connection"
     )]
     pub(crate) socket: PathBuf,
+    /// Where the control plane is: unix:PATH, or HOST:PORT with the three TLS files.
+    #[arg(
+        long,
+        global = true,
+        env = "SIXFERRY_CONTROL",
+        value_name = "ADDRESS",
+        default_value = concat!("unix:", "/run/sixferry/control.sock"),
+        help_heading = "Connection"
+    )]
+    pub(crate) control: String,
     /// Connect over TCP with mutual TLS instead; needs the three files.
     #[arg(
         long,
@@ -122,7 +132,17 @@ pub(crate) enum Command {
     /// Show and change the relay's own rules, and try what they do to a packet.
     #[command(subcommand)]
     Policy(crate::policy::PolicyCommand),
-    /// Print what the dataplane learns and notices, as it happens.
+    /// Add, change, list, import and export users.
+    #[command(subcommand)]
+    User(crate::user::UserCommand),
+    /// Add and list prefix pools, and assign their prefixes to users.
+    #[command(subcommand)]
+    Pool(crate::pool::PoolCommand),
+    /// List and end DTCP sessions.
+    #[command(subcommand)]
+    Session(crate::session::SessionCommand),
+    /// Print what the dataplane learns and notices and what becomes of users' tunnels, as it
+    /// happens.
     Events(crate::events::EventsArgs),
     /// Show what was dropped, and why.
     Drops(crate::drops::DropsArgs),

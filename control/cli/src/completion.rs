@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory};
 use clap_complete::env::Shells;
 use clap_complete::{ArgValueCompleter, CompleteEnv, CompletionCandidate, Shell};
+use sixferry_client::control::{ControlClient, api as control};
 use sixferry_client::{Client, DEFAULT_SOCKET, Options, Target};
 
 use crate::args::Cli;
@@ -71,11 +72,31 @@ pub(crate) fn ports() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| names(Kind::Port, current))
 }
 
+pub(crate) fn users() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| names(Kind::User, current))
+}
+
+pub(crate) fn pools() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| names(Kind::Pool, current))
+}
+
+pub(crate) fn sessions() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| names(Kind::Session, current))
+}
+
+pub(crate) fn control_tunnels() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| names(Kind::ControlTunnel, current))
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Tunnel,
     Domain,
     Port,
+    User,
+    Pool,
+    Session,
+    ControlTunnel,
 }
 
 fn names(kind: Kind, current: &OsStr) -> Vec<CompletionCandidate> {
@@ -89,10 +110,22 @@ fn names(kind: Kind, current: &OsStr) -> Vec<CompletionCandidate> {
         return Vec::new();
     };
     let mut found = Vec::new();
-    let target = Target::Unix(socket(std::env::args()));
-    let asking = ask(kind, start, target, &mut found);
     // What was found until then is as good.
     runtime.block_on(async {
+        let asking = async {
+            match kind {
+                Kind::Tunnel | Kind::Domain | Kind::Port => {
+                    let target = Target::Unix(socket(std::env::args()));
+                    ask(kind, start, target, &mut found).await
+                }
+                Kind::User | Kind::Pool | Kind::Session | Kind::ControlTunnel => {
+                    let Some(target) = control_socket(std::env::args()) else {
+                        return Ok(());
+                    };
+                    ask_control(kind, start, target, &mut found).await
+                }
+            }
+        };
         let _ = tokio::time::timeout(PATIENCE, asking).await;
     });
     found.into_iter().map(CompletionCandidate::new).collect()
@@ -113,6 +146,7 @@ async fn ask(
         found.len() < MAX_NAMES
     };
     match kind {
+        Kind::User | Kind::Pool | Kind::Session | Kind::ControlTunnel => {}
         Kind::Port => {
             let ports = client.ports().await?;
             ports.into_iter().all(|port| take(port.name));
@@ -135,19 +169,90 @@ async fn ask(
     Ok(())
 }
 
+/// The first page is enough: what was typed narrows it.
+async fn ask_control(
+    kind: Kind,
+    start: &str,
+    target: Target,
+    found: &mut Vec<String>,
+) -> Result<(), sixferry_client::Error> {
+    let options = Options { timeout: PATIENCE };
+    let client = ControlClient::connect(&target, &options).await?;
+    let names: Vec<String> = match kind {
+        Kind::User => {
+            let request = control::ListUsersRequest {
+                page_size: PAGE,
+                name_prefix: start.to_owned(),
+                ..control::ListUsersRequest::default()
+            };
+            let users = client.list_users(request).await?.users;
+            users.into_iter().map(|user| user.name).collect()
+        }
+        Kind::Pool => {
+            let pools = client.list_pools(control::ListPoolsRequest {}).await?.pools;
+            let pools = pools.into_iter().filter_map(|entry| entry.pool);
+            pools.map(|pool| pool.name).collect()
+        }
+        Kind::Session => {
+            let request = control::ListSessionsRequest {
+                page_size: PAGE,
+                ..control::ListSessionsRequest::default()
+            };
+            let sessions = client.list_sessions(request).await?.sessions;
+            sessions
+                .into_iter()
+                .map(|session| session.id.to_string())
+                .collect()
+        }
+        Kind::Tunnel | Kind::Domain | Kind::Port | Kind::ControlTunnel => {
+            let request = control::ListTunnelsRequest {
+                page_size: PAGE,
+                ..control::ListTunnelsRequest::default()
+            };
+            let tunnels = client.list_tunnels(request).await?.tunnels;
+            tunnels.into_iter().map(|tunnel| tunnel.id).collect()
+        }
+    };
+    let wanted = names.into_iter().filter(|name| name.starts_with(start));
+    found.extend(wanted.take(MAX_NAMES));
+    Ok(())
+}
+
+/// The value of an option on the line that is being completed.
+fn option(args: impl Iterator<Item = String>, name: &str) -> Option<String> {
+    let mut words = args.skip_while(|word| word != "--").skip(1);
+    while let Some(word) = words.next() {
+        if let Some(value) = word.strip_prefix(name) {
+            match value.strip_prefix('=') {
+                Some(value) => return Some(value.to_owned()),
+                None if value.is_empty() => return words.next(),
+                None => {}
+            }
+        }
+    }
+    None
+}
+
+/// The control socket of the line; nothing is asked over TCP here either.
+fn control_socket(args: impl Iterator<Item = String>) -> Option<Target> {
+    let set = option(args, "--control").or_else(|| std::env::var("SIXFERRY_CONTROL").ok());
+    let Some(address) = set else {
+        return Some(Target::Unix(
+            sixferry_client::control::DEFAULT_SOCKET.into(),
+        ));
+    };
+    match address.strip_prefix("unix:") {
+        Some(path) => Some(Target::Unix(path.into())),
+        None if address.contains('/') => Some(Target::Unix(address.into())),
+        None => None,
+    }
+}
+
 /// The socket of the line that is being completed. Over TCP nothing is asked: a key pressed by
 /// mistake should not open a connection to another machine.
 fn socket(args: impl Iterator<Item = String>) -> PathBuf {
-    let mut words = args.skip_while(|word| word != "--").skip(1);
-    while let Some(word) = words.next() {
-        if let Some(path) = word.strip_prefix("--socket=") {
-            return path.into();
-        }
-        if word == "--socket"
-            && let Some(path) = words.next()
-        {
-            return path.into();
-        }
+    if let Some(path) = option(args, "--socket") {
+        return path.into();
     }
     let set = std::env::var_os("SIXFERRY_SOCKET");
     set.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
@@ -181,6 +286,14 @@ mod tests {
         };
         assert_eq!(of("sixferry --socket /a tunnel show"), PathBuf::from("/a"));
         assert_eq!(of("sixferry tunnel show --socket=/b"), PathBuf::from("/b"));
+        let control = |line: &str| {
+            let words = format!("sixferry -- {line}");
+            control_socket(words.split(' ').map(str::to_owned))
+        };
+        let there = Some(Target::Unix("/c".into()));
+        assert_eq!(control("sixferry --control unix:/c user show"), there);
+        assert_eq!(control("sixferry user show --control=/c"), there);
+        assert_eq!(control("sixferry user show --control relay:1"), None);
     }
 
     #[test]

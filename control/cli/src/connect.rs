@@ -1,5 +1,6 @@
 //! From the global options to a connection.
 
+use sixferry_client::control::ControlClient;
 use sixferry_client::{Client, Options, Session, Target, TlsFiles};
 
 use crate::args::{Global, Writer};
@@ -11,12 +12,28 @@ impl Global {
         let Some(address) = &self.tcp else {
             return Ok(Target::Unix(self.socket.clone()));
         };
-        let need = |file: &Option<std::path::PathBuf>, option: &str| {
-            let missing = || CliError::Usage(format!("--tcp also needs {option}"));
+        self.over_tls(address, "--tcp")
+    }
+
+    /// Where the control plane is said to be.
+    pub(crate) fn control_target(&self) -> Result<Target, CliError> {
+        let address = self.control.as_str();
+        if let Some(path) = address.strip_prefix("unix:") {
+            return Ok(Target::Unix(path.into()));
+        }
+        if address.contains('/') {
+            return Ok(Target::Unix(address.into()));
+        }
+        self.over_tls(address, "--control HOST:PORT")
+    }
+
+    fn over_tls(&self, address: &str, option: &str) -> Result<Target, CliError> {
+        let need = |file: &Option<std::path::PathBuf>, other: &str| {
+            let missing = || CliError::Usage(format!("{option} also needs {other}"));
             file.clone().ok_or_else(missing)
         };
         Ok(Target::Tcp {
-            address: address.clone(),
+            address: address.to_owned(),
             tls: TlsFiles {
                 ca: need(&self.tls_ca, "--tls-ca")?,
                 cert: need(&self.tls_cert, "--tls-cert")?,
@@ -24,6 +41,14 @@ impl Global {
                 server_name: None,
             },
         })
+    }
+
+    /// Connects to the control plane.
+    pub(crate) async fn control(&self) -> Result<ControlClient, CliError> {
+        let options = Options {
+            timeout: self.timeout,
+        };
+        Ok(ControlClient::connect(&self.control_target()?, &options).await?)
     }
 
     /// Connects.
@@ -44,6 +69,8 @@ impl Global {
 
 #[cfg(test)]
 mod tests {
+    use sixferry_client::Target;
+
     use crate::args::Cli;
     use clap::Parser;
 
@@ -60,5 +87,17 @@ mod tests {
         .unwrap();
         let error = cli.global.target().unwrap_err();
         assert_eq!(error.to_string(), "--tcp also needs --tls-cert");
+        let control = |address: &str| {
+            let args = ["sixferry", "--control", address, "status"];
+            Cli::try_parse_from(args).unwrap().global.control_target()
+        };
+        for address in ["unix:/run/c.sock", "/run/c.sock"] {
+            assert_eq!(
+                control(address).unwrap(),
+                Target::Unix("/run/c.sock".into())
+            );
+        }
+        let error = control("relay:5843").unwrap_err();
+        assert_eq!(error.to_string(), "--control HOST:PORT also needs --tls-ca");
     }
 }

@@ -1,10 +1,12 @@
-//! `sixferry events`.
+//! `sixferry events`: what the dataplane notices, and what becomes of users' tunnels, in one stream.
+
+mod transitions;
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use sixferry_client::{Endpoint, Event, EventKind, Happening, Noticed};
+use sixferry_client::{Endpoint, Event, EventKind, EventWatch, Happening, Noticed};
 
 use crate::args::Global;
 use crate::error::CliError;
@@ -12,15 +14,20 @@ use crate::json::timestamp;
 use crate::json::tunnel::state_name;
 use crate::output::{self, Interrupt};
 use crate::parse;
+use transitions::{Told, Transitions};
 
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
     /// Only these kinds; may be repeated.
     #[arg(long = "kind", value_enum, value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<Kind>,
-    /// Only about tunnels of this owner; events of ports are shown anyway.
+    /// Only about tunnels of this owner; events of ports are shown anyway, and those of the control
+    /// plane where the owner is `lifecycle`.
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
+    /// Only about tunnels of this user: what the control plane tells.
+    #[arg(long, value_name = "NAME", conflicts_with = "owner", add = crate::completion::users())]
+    user: Option<String>,
     /// End after so many events.
     #[arg(short = 'n', long, value_name = "NUMBER",
         value_parser = clap::value_parser!(u64).range(1..))]
@@ -47,26 +54,74 @@ enum Kind {
     OuterError,
     /// A port went up or down.
     Port,
+    /// A user's tunnel changed its state; told by the control plane.
+    TunnelState,
 }
 
-impl From<Kind> for EventKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::EndpointMismatch => Self::EndpointMismatch,
-            Kind::EndpointChanged => Self::EndpointChanged,
-            Kind::Liveness => Self::Liveness,
-            Kind::PathMtu => Self::PathMtu,
-            Kind::OuterError => Self::OuterError,
-            Kind::Port => Self::Port,
+impl Kind {
+    /// As the dataplane has it; `None`: it is the control plane's.
+    fn of_dataplane(self) -> Option<EventKind> {
+        match self {
+            Self::EndpointMismatch => Some(EventKind::EndpointMismatch),
+            Self::EndpointChanged => Some(EventKind::EndpointChanged),
+            Self::Liveness => Some(EventKind::Liveness),
+            Self::PathMtu => Some(EventKind::PathMtu),
+            Self::OuterError => Some(EventKind::OuterError),
+            Self::Port => Some(EventKind::Port),
+            Self::TunnelState => None,
         }
     }
 }
 
+/// Which of the two are watched.
+#[derive(Debug, PartialEq, Eq)]
+struct Sources {
+    dataplane: bool,
+    /// `Some(true)`: it was asked for, and must be there.
+    control: Option<bool>,
+}
+
+impl EventsArgs {
+    fn sources(&self) -> Sources {
+        let asked = self.user.is_some() || self.kinds.contains(&Kind::TunnelState);
+        let others = self.kinds.iter().any(|kind| kind.of_dataplane().is_some());
+        let wanted = asked || (self.kinds.is_empty() && self.foreign_owner().is_none());
+        Sources {
+            dataplane: self.user.is_none() && (others || self.kinds.is_empty()),
+            control: wanted.then_some(asked),
+        }
+    }
+
+    /// An owner whose tunnels are none of the control plane's.
+    fn foreign_owner(&self) -> Option<&str> {
+        self.owner.as_deref().filter(|owner| *owner != "lifecycle")
+    }
+}
+
 pub(crate) async fn run(global: &Global, args: EventsArgs) -> Result<(), CliError> {
-    let client = global.connect().await?;
-    let kinds: Vec<EventKind> = args.kinds.iter().map(|&kind| kind.into()).collect();
-    let mut watch = client.watch_events(&kinds, args.owner.as_deref());
+    let sources = args.sources();
     let mut stop = Interrupt::install()?;
+    let mut watch = match sources.dataplane {
+        true => {
+            let client = global.connect().await?;
+            let kinds = args.kinds.iter().filter_map(|kind| kind.of_dataplane());
+            let kinds: Vec<EventKind> = kinds.collect();
+            Some(client.watch_events(&kinds, args.owner.as_deref()))
+        }
+        false => None,
+    };
+    let mut control = match sources.control {
+        None => None,
+        Some(required) => match global.control().await {
+            Ok(client) => {
+                let user = args.user.clone().unwrap_or_default();
+                Some(Transitions::new(client, user))
+            }
+            Err(error) if required => return Err(error),
+            // Many relays have no control plane.
+            Err(_) => None,
+        },
+    };
     let end = async {
         match args.span {
             Some(span) => tokio::time::sleep(span).await,
@@ -76,21 +131,39 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> Result<(), CliErro
     tokio::pin!(end);
     let mut left = args.count;
     while left != Some(0) {
-        let noticed = tokio::select! {
-            noticed = watch.next() => noticed?,
+        let (counts, shown) = tokio::select! {
+            noticed = next(&mut watch) => {
+                let noticed = noticed?;
+                let counts = matches!(noticed, Noticed::Event(_));
+                (counts, if global.json { to_json(&noticed).to_string() } else { text(&noticed) })
+            }
+            told = next_transition(&mut control) => {
+                let told = told?;
+                (matches!(told, Told::Transition(_)), told.show(global.json))
+            }
             () = stop.wait() => return Ok(()),
             () = &mut end => return Ok(()),
         };
-        if let (Noticed::Event(_), Some(left)) = (&noticed, &mut left) {
+        if let (true, Some(left)) = (counts, &mut left) {
             *left -= 1;
         }
-        if global.json {
-            output::json_line(&to_json(&noticed))?;
-        } else {
-            output::line(&text(&noticed))?;
-        }
+        output::line(&shown)?;
     }
     Ok(())
+}
+
+async fn next(watch: &mut Option<EventWatch>) -> Result<Noticed, CliError> {
+    match watch {
+        Some(watch) => Ok(watch.next().await?),
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_transition(watch: &mut Option<Transitions>) -> Result<Told, CliError> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn at(event: &Event) -> Option<String> {
@@ -208,6 +281,32 @@ fn to_json(noticed: &Noticed) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_for_says_who_is_watched() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            events: EventsArgs,
+        }
+        let of = |words: &[&str]| {
+            let words = std::iter::once("events").chain(words.iter().copied());
+            <Line as clap::Parser>::try_parse_from(words)
+                .unwrap()
+                .events
+                .sources()
+        };
+        let sources = |dataplane, control| Sources { dataplane, control };
+        assert_eq!(of(&[]), sources(true, Some(false)));
+        assert_eq!(of(&["--kind", "port"]), sources(true, None));
+        assert_eq!(
+            of(&["--kind", "port,tunnel-state"]),
+            sources(true, Some(true))
+        );
+        assert_eq!(of(&["--user", "alice"]), sources(false, Some(true)));
+        assert_eq!(of(&["--owner", "static"]), sources(true, None));
+        assert_eq!(of(&["--owner", "lifecycle"]), sources(true, Some(false)));
+    }
 
     fn event(happening: Happening) -> Noticed {
         Noticed::Event(Event {

@@ -1,6 +1,6 @@
 //! `sixferry`, the operator's command line.
 //!
-//! Every command works the same way: it asks the dataplane over `sixferry-client`, turns the
+//! Every command works the same way: it asks the dataplane or the control plane over `sixferry-client`, turns the
 //! answer into one of the shapes of [`json`], and prints that as JSON or as a table. Nothing here
 //! decides anything about packets, and no command ever asks back.
 #![forbid(unsafe_code)]
@@ -22,12 +22,15 @@ mod neighbor;
 mod output;
 mod parse;
 mod policy;
+mod pool;
 mod port;
 mod route;
+mod session;
 mod status;
 mod top;
 mod tunnel;
 mod units;
+mod user;
 
 use std::process::ExitCode;
 
@@ -63,6 +66,9 @@ async fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Port(command) => port::run(global, command).await,
         Command::Neighbor(command) => neighbor::run(global, command).await,
         Command::Policy(command) => policy::run(global, command).await,
+        Command::User(command) => user::run(global, command).await,
+        Command::Pool(command) => pool::run(global, command).await,
+        Command::Session(command) => session::run(global, command).await,
         Command::Events(args) => events::run(global, args).await,
         Command::Drops(args) => drops::run(global, args).await,
         Command::Top(args) => top::run(global, args).await,

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sixferry_client::api;
+use sixferry_client::control::api as control;
 
 use crate::args::Global;
 use crate::error::CliError;
+use crate::json::control::Control;
 use crate::json::counters::Report;
 use crate::json::port::Port;
 use crate::json::system::Info;
-use crate::output::Facts;
+use crate::output::{Column, Facts, Table};
 use crate::{output, port, units};
 
 /// The answer of the command.
@@ -20,10 +22,35 @@ struct Status {
     info: Info,
     ports: Vec<Port>,
     counters: Report,
+    /// Absent: no control plane answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<Control>,
+}
+
+/// `None` where no control plane answers: many relays have none.
+async fn control(global: &Global) -> Option<Control> {
+    let client = global.control().await.ok()?;
+    let info = client.get_info(control::GetInfoRequest {}).await.ok()?;
+    let status = client.get_status(control::GetStatusRequest {}).await.ok()?;
+    Some(Control::new(info, status))
 }
 
 pub(crate) async fn run(global: &Global) -> Result<(), CliError> {
-    let client = global.connect().await?;
+    let control = control(global).await;
+    let client = match global.connect().await {
+        Ok(client) => client,
+        // Half of the relay is down: what is known is shown before the error says so.
+        Err(error) => {
+            if let Some(control) = &control {
+                if global.json {
+                    output::json(&serde_json::json!({ "control": control }))?;
+                } else {
+                    output::line(&control_text(control))?;
+                }
+            }
+            return Err(error);
+        }
+    };
     let status = Status {
         info: client.info().await?.into(),
         ports: client.ports().await?.into_iter().map(Into::into).collect(),
@@ -31,6 +58,7 @@ pub(crate) async fn run(global: &Global) -> Result<(), CliError> {
             client.counters(api::CounterSelection::default()).await?,
             false,
         ),
+        control,
     };
     if global.json {
         return output::json(&status);
@@ -102,7 +130,59 @@ fn text(status: &Status) -> String {
         let missing = format!("{} packets: please report this", total.unaccounted());
         facts.add("Unaccounted", missing);
     }
-    format!("{}\n{}", facts.render(), port::list(&status.ports))
+    let mut text = format!("{}\n{}", facts.render(), port::list(&status.ports));
+    if let Some(control) = &status.control {
+        text.push('\n');
+        text.push_str(&control_text(control));
+    }
+    text
+}
+
+fn control_text(control: &Control) -> String {
+    let uptime = Duration::try_from_secs_f64(control.uptime_seconds).unwrap_or_default();
+    let mut facts = Facts::default();
+    facts
+        .add(
+            "Control plane",
+            format!(
+                "sixferry-control {}, up {}, pid {}",
+                control.version,
+                units::age(uptime),
+                control.pid
+            ),
+        )
+        .add("Configuration", &control.config_path)
+        .add("Memory", units::memory(control.resident_bytes));
+    for (name, figure) in [
+        ("Users", "control_users"),
+        ("Tunnels held", "control_tunnels_active"),
+        ("Orphaned", "control_tunnels_orphaned"),
+        ("DTCP sessions", "dtcp_sessions"),
+    ] {
+        if let Some(value) = control.figures.get(figure) {
+            facts.add(name, value.to_string());
+        }
+    }
+    let mut table = Table::new(&[
+        Column::Left("PART"),
+        Column::Left("STATE"),
+        Column::Right("RESTARTS"),
+        Column::Left("LAST TROUBLE"),
+    ]);
+    for part in &control.parts {
+        let message = if part.message.is_empty() {
+            "-"
+        } else {
+            &part.message
+        };
+        table.row([
+            part.name.clone(),
+            part.state.to_owned(),
+            part.restarts.to_string(),
+            message.to_owned(),
+        ]);
+    }
+    format!("{}\n{}", facts.render(), table.render())
 }
 
 /// `None`: none came.
@@ -191,6 +271,7 @@ mod tests {
             },
             ports: vec![port::tests::port()],
             counters: Report::new(report, false),
+            control: None,
         }
     }
 

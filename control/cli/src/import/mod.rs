@@ -1,5 +1,6 @@
 //! `sixferry import`: what other systems' configuration would be here.
 
+mod dtcps;
 mod notes;
 mod parse;
 mod stf;
@@ -29,6 +30,11 @@ pub(crate) enum ImportCommand {
     /// NetBSD's ifconfig.stf0. Prints the [[domain]] for dataplane.toml; the commands that do the
     /// same, and what will be different, stand in its comments. Nothing is sent anywhere.
     Stf(StfArgs),
+    /// The command line of the original DTCP server, dtcps(8).
+    ///
+    /// Prints the [dtcp] section for control.toml and the commands that bring the users along.
+    /// Nothing is sent anywhere.
+    Dtcps(dtcps::DtcpsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -79,7 +85,10 @@ struct Answer {
 }
 
 pub(crate) fn run(global: &Global, command: ImportCommand) -> Result<(), CliError> {
-    let ImportCommand::Stf(args) = command;
+    let args = match command {
+        ImportCommand::Stf(args) => args,
+        ImportCommand::Dtcps(args) => return dtcps::run(global, &args),
+    };
     let domains = stf::import(&sources(&args)?, &args)?;
     if global.json {
         return output::json(&Answer { domains });

@@ -4,6 +4,7 @@
 //! enumerations are the short words the command line uses. A tunnel printed here can be loaded
 //! again.
 
+pub(crate) mod control;
 pub(crate) mod counters;
 pub(crate) mod domain;
 pub(crate) mod outer;

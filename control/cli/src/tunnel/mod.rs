@@ -1,5 +1,6 @@
 //! `sixferry tunnel`.
 
+mod control;
 mod edit;
 mod file;
 mod load;
@@ -15,10 +16,16 @@ use sixferry_client::{ProgramOptions, Session, TunnelKey, TunnelUpdate};
 
 use crate::args::{Global, Writer};
 use crate::error::CliError;
+use crate::json::control::ControlTunnel;
 use crate::json::tunnel::Tunnel;
 use crate::json::written;
 use crate::parse::LookupAddress;
 use crate::{output, parse};
+
+pub(crate) use control::list as control_list;
+
+/// Owner of the control plane's tunnels.
+const LIFECYCLE: &str = "lifecycle";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
@@ -36,6 +43,10 @@ pub(crate) enum TunnelCommand {
     Show(ShowArgs),
     /// Find the tunnel of a packet, by its inner IPv6 address or its two outer IPv4 addresses.
     Lookup(LookupArgs),
+    /// Say what became of a user's tunnel, and why.
+    History(control::HistoryArgs),
+    /// Take users' tunnels away; their sessions end.
+    Disconnect(control::DisconnectArgs),
     /// Print the tunnels, then every change as it happens.
     Watch(watch::WatchArgs),
     /// Create or change tunnels from a file; others are left alone.
@@ -67,6 +78,13 @@ pub(crate) struct ListArgs {
     /// More columns, all prefixes.
     #[arg(long)]
     wide: bool,
+    /// Users' tunnels as the control plane has them: whose, in what state, since when.
+    #[arg(long, conflicts_with_all = ["owner", "jsonl", "wide"])]
+    users: bool,
+    /// The same, only this user's.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["owner", "jsonl", "wide"],
+        add = crate::completion::users())]
+    user: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -119,19 +137,46 @@ pub(crate) async fn run(global: &Global, command: TunnelCommand) -> Result<(), C
             let mut session = global.session(&args.writer).await?;
             write(global, &mut session, updates).await
         }
-        TunnelCommand::List(args) => list(global, &args).await,
-        TunnelCommand::Show(args) => {
-            let tunnel = global.connect().await?.tunnel(&args.id).await?.into();
-            if global.json {
-                return output::json(&tunnel);
-            }
-            output::line(&view::details(&tunnel))
+        TunnelCommand::List(args) if args.users || args.user.is_some() => {
+            control::list_users(global, args.user.as_deref(), args.limit).await
         }
+        TunnelCommand::List(args) => list(global, &args).await,
+        TunnelCommand::Show(args) => show(global, &args).await,
+        TunnelCommand::History(args) => control::history(global, args).await,
+        TunnelCommand::Disconnect(args) => control::disconnect(global, args).await,
         TunnelCommand::Lookup(args) => lookup(global, &args).await,
         TunnelCommand::Watch(args) => watch::run(global, &args).await,
         TunnelCommand::Load(args) => load::load(global, &args).await,
         TunnelCommand::Sync(args) => load::sync(global, &args).await,
     }
+}
+
+/// The answer of `show`.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    tunnel: Tunnel,
+    /// What the control plane knows of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<ControlTunnel>,
+}
+
+/// The control plane is asked about its own tunnels alone.
+async fn show(global: &Global, args: &ShowArgs) -> Result<(), CliError> {
+    let tunnel: Tunnel = global.connect().await?.tunnel(&args.id).await?.into();
+    let control = match tunnel.owner == LIFECYCLE {
+        true => control::find(global, &args.id).await,
+        false => None,
+    };
+    if global.json {
+        return output::json(&Shown { tunnel, control });
+    }
+    let mut text = view::details(&tunnel);
+    if let Some(control) = control {
+        text.push('\n');
+        text.push_str(&control::details(&control));
+    }
+    output::line(&text)
 }
 
 async fn write(
