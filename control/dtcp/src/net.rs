@@ -36,6 +36,9 @@ use shared::Shared;
 /// How long [`Server::shutdown`] waits for sessions to end and tunnels to be given back.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(15);
 
+/// How often [`Server::failed`] looks.
+const FAILED_CHECK: Duration = Duration::from_secs(1);
+
 /// Problems of a routetable that are logged one by one.
 const PROBLEMS_LOGGED: usize = 100;
 
@@ -181,6 +184,20 @@ impl Server {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.stats()
+    }
+
+    /// Resolves when a task that should run as long as the server does has ended by itself, and says
+    /// which: the server is of no use any more and has to be started anew.
+    pub async fn failed(&self) -> String {
+        loop {
+            if self.listeners.lock().iter().any(Listener::ended) {
+                return "a task that accepts connections ended".to_owned();
+            }
+            if self.followers.iter().any(JoinHandle::is_finished) {
+                return "a task that follows revocations, routes or traffic ended".to_owned();
+            }
+            tokio::time::sleep(FAILED_CHECK).await;
+        }
     }
 
     /// Stops listening, ends every session with a word and gives every tunnel back. Returns when
