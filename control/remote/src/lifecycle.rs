@@ -267,7 +267,10 @@ impl Tunnels for RemoteLifecycle {
             };
             let answer = self
                 .shared
-                .once(convert::acquire_message(&wanted, &self.shared.holder), &send)
+                .once(
+                    convert::acquire_message(&wanted, &self.shared.holder),
+                    &send,
+                )
                 .await
                 .map_err(|failed| status::to_error(&failed))?;
             let missing = || Error::Unavailable("malformed answer: no lease".to_owned());
