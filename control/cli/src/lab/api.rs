@@ -55,17 +55,24 @@ impl Api {
         Ok(())
     }
 
-    pub(super) async fn tunnel(&self, kind: Kind) -> Result<Tunnel, Error> {
+    /// How many tunnels there are, whoever programmed them.
+    pub(super) async fn tunnel_count(&self) -> Result<u64, Error> {
+        Ok(self.client.info().await?.tunnel_count)
+    }
+
+    /// The tunnel or domain of the user; `id` is that of a tunnel the control plane made.
+    pub(super) async fn tunnel(&self, kind: Kind, id: Option<&str>) -> Result<Tunnel, Error> {
+        let id = id.unwrap_or(TUNNEL);
         let (counters, endpoint) = if kind.has_link() {
-            let entry = self.client.tunnel(TUNNEL).await?;
+            let entry = self.client.tunnel(id).await?;
             let endpoint = entry.endpoint.filter(|_| kind == Kind::Udp);
             (entry.counters, endpoint.map(|e| e.to_string()))
         } else {
-            (self.client.domain(TUNNEL).await?.counters, None)
+            (self.client.domain(id).await?.counters, None)
         };
         let counters = counters.unwrap_or_default();
         Ok(Tunnel {
-            id: TUNNEL.to_owned(),
+            id: id.to_owned(),
             endpoint,
             received: count(counters.received),
             sent: count(counters.sent),

@@ -1,26 +1,39 @@
 //! One lab from the first namespace to the last: built, used, and always taken down.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde::Serialize;
 
 use super::api::Api;
+use super::control::{self, ControlApi, USER};
 use super::daemon::{self, XdpMode};
 use super::error::Error;
 use super::process::{self, ProcessId, Program};
 use super::report::UserCounters;
 use super::state::{RunDir, RunState};
 use super::stop::Stop;
+use super::story::{self, Step};
 use super::topology::{
     Arms, Kind, Role, SIX_RD_COMMON, SIX_RD_PREFIX, Topology, UDP_PORT, USER_LINK_V6, namespace,
 };
 
 /// Name of the user's tunnel device.
-const TUNNEL_DEVICE: &str = "tunnel";
+pub(super) const TUNNEL_DEVICE: &str = "tunnel";
 const CPE_READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How the user gets his tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Access {
+    /// He has an account and logs in.
+    Login,
+    /// It is programmed over gRPC, and his end is set up by hand.
+    Configured,
+}
 
 /// What kind of lab is wanted.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +41,7 @@ pub(super) struct Options {
     pub(super) name: String,
     pub(super) arms: Arms,
     pub(super) kind: Kind,
+    pub(super) access: Access,
     pub(super) mode: XdpMode,
     pub(super) mtu: u16,
 }
@@ -47,9 +61,22 @@ pub(super) struct Lab {
     pub(super) topology: Topology,
     dir: RunDir,
     daemon: Option<Program>,
+    control: Option<Program>,
+    control_api: Option<ControlApi>,
     cpe: Option<Program>,
     state: RunState,
+    story: Vec<Step>,
+    /// Of a tunnel that came by login.
+    tunnel_id: Option<String>,
     keep: bool,
+}
+
+/// The lab's programs.
+struct Programs {
+    sixferryd: PathBuf,
+    /// Only where somebody logs in.
+    control: Option<PathBuf>,
+    cpe: PathBuf,
 }
 
 impl Lab {
@@ -63,8 +90,14 @@ impl Lab {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let sixferryd = process::find("sixferryd", "sixferryd")?;
-        let cpe = process::find("sixferry-cpe", "sixferry-cpe")?;
+        let control = || process::find("sixferry-control", "sixferry-control");
+        let programs = Programs {
+            sixferryd: process::find("sixferryd", "sixferryd")?,
+            control: (options.access == Access::Login)
+                .then(control)
+                .transpose()?,
+            cpe: process::find("sixferry-cpe", "sixferry-cpe")?,
+        };
         if clear_stale(&options.name)? {
             say("cleaned up after an earlier run");
         }
@@ -82,12 +115,16 @@ impl Lab {
             topology,
             dir,
             daemon: None,
+            control: None,
+            control_api: None,
             cpe: None,
             state,
+            story: Vec::new(),
+            tunnel_id: None,
             keep: false,
         };
         lab.dir.save(&lab.state)?;
-        let api = lab.start(&sixferryd, &cpe, stop, say).await?;
+        let api = lab.start(&programs, stop, say).await?;
         if keep {
             lab.state.keeper = None;
             lab.dir.save(&lab.state)?;
@@ -98,8 +135,7 @@ impl Lab {
 
     async fn start(
         &mut self,
-        sixferryd: &Path,
-        cpe: &Path,
+        programs: &Programs,
         stop: &Stop,
         say: impl Fn(&str),
     ) -> Result<Api, Error> {
@@ -107,19 +143,64 @@ impl Lab {
         self.topology.build()?;
         stop.check()?;
         say("starting sixferryd");
-        let daemon = daemon::start(sixferryd, &self.topology, self.options.mode, &self.dir)?;
+        let daemon = daemon::start(
+            &programs.sixferryd,
+            &self.topology,
+            self.options.mode,
+            &self.dir,
+        )?;
+        self.remember(&daemon)?;
         let daemon = self.daemon.insert(daemon);
-        self.state.processes.push(daemon.id().clone());
-        self.dir.save(&self.state)?;
         let api = daemon::wait_ready(daemon, &self.dir, stop).await?;
-        say("programming the tunnel over gRPC");
-        api.add_user(&self.topology, self.options.mtu).await?;
-        say("starting sixferry-cpe at the user's");
-        let cpe = self
-            .cpe
-            .insert(start_cpe(cpe, &self.topology, self.options.mtu, &self.dir)?);
-        self.state.processes.push(cpe.id().clone());
-        self.dir.save(&self.state)?;
+        match &programs.control {
+            None => {
+                say("programming the tunnel over gRPC");
+                api.add_user(&self.topology, self.options.mtu).await?;
+                say("starting sixferry-cpe at the user's");
+                let args = configured_args(&self.topology);
+                self.start_cpe(&programs.cpe, args, stop)?;
+            }
+            Some(control) => self.log_in(control, &programs.cpe, &api, stop, say).await?,
+        }
+        Ok(api)
+    }
+
+    /// An account, and a tunnel by logging in.
+    async fn log_in(
+        &mut self,
+        control: &Path,
+        cpe: &Path,
+        api: &Api,
+        stop: &Stop,
+        say: impl Fn(&str),
+    ) -> Result<(), Error> {
+        say("starting sixferry-control");
+        let control = control::start(control, &self.topology, self.options.mtu, &self.dir)?;
+        self.remember(&control)?;
+        let control = self.control.insert(control);
+        let control_api = ControlApi::wait_ready(control, &self.dir, stop).await?;
+        say("creating an account");
+        let password = control_api.add_user(&self.topology, &self.dir).await?;
+        self.story.push(story::account(&self.topology));
+        let before = story::nothing_passes("before the login", &self.topology)?;
+        self.story.push(before);
+        say("logging in: sixferry-cpe dtcp at the user's");
+        let started = Instant::now();
+        self.start_cpe(cpe, login_args(&self.topology, &password), stop)?;
+        let took = started.elapsed();
+        let (step, id) = story::login(&self.topology, api, &control_api, took).await?;
+        let passed = step.passed;
+        self.story.push(step);
+        self.tunnel_id = passed.then_some(id);
+        self.control_api = Some(control_api);
+        Ok(())
+    }
+
+    /// Starts the user's end and waits for its tunnel.
+    fn start_cpe(&mut self, cpe: &Path, args: Vec<String>, stop: &Stop) -> Result<(), Error> {
+        let cpe = start_cpe(cpe, &self.topology, args, self.options.mtu, &self.dir)?;
+        self.remember(&cpe)?;
+        let cpe = self.cpe.insert(cpe);
         let ready = self.dir.join("cpe.ready");
         let found = stop.wait_for(CPE_READY_LIMIT, || {
             cpe.check()?;
@@ -134,23 +215,58 @@ impl Lab {
                 detail: format!("; its log ends with\n{}", cpe.log_tail()),
             });
         }
-        Ok(api)
+        Ok(())
+    }
+
+    /// Writes a program down, so that a later command finds it.
+    fn remember(&mut self, program: &Program) -> Result<(), Error> {
+        self.state.processes.push(program.id().clone());
+        self.dir.save(&self.state)
+    }
+
+    /// Logs the user out, and looks that nothing of him is left.
+    pub(super) async fn tell_end(&mut self, api: &Api, stop: &Stop) -> Result<(), Error> {
+        let steps = story::logout(self, api, stop).await?;
+        self.story.extend(steps);
+        Ok(())
+    }
+
+    /// Stops the user's end.
+    pub(super) fn log_out(&mut self) -> Result<ExitStatus, Error> {
+        let cpe = self.cpe.as_mut().map(Program::stop);
+        let ended = cpe.unwrap_or_else(|| Err(std::io::Error::other("it does not run")));
+        self.cpe = None;
+        ended.map_err(Error::io("cannot stop sixferry-cpe"))
+    }
+
+    pub(super) fn control_api(&self) -> Option<&ControlApi> {
+        self.control_api.as_ref()
+    }
+
+    pub(super) fn take_story(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.story)
+    }
+
+    /// The tunnel's name in the dataplane, if it came by login.
+    pub(super) fn tunnel_id(&self) -> Option<&str> {
+        self.tunnel_id.as_deref()
     }
 
     /// Fails if one of the programs has ended.
     pub(super) fn check(&mut self) -> Result<(), Error> {
-        [&mut self.daemon, &mut self.cpe]
+        [&mut self.daemon, &mut self.control, &mut self.cpe]
             .into_iter()
             .flatten()
             .try_for_each(Program::check)
     }
 
-    /// The daemon's last words, for a demo that failed.
+    /// The daemons' last words, for a demo that failed.
     pub(super) fn daemon_log(&self) -> String {
-        self.daemon
-            .as_ref()
+        let daemons = [&self.daemon, &self.control].into_iter().flatten();
+        daemons
             .map(Program::log_tail)
-            .unwrap_or_default()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// The counters of the user's end.
@@ -183,8 +299,10 @@ impl Lab {
 
     fn tear_down(&mut self) -> Result<(), Error> {
         // The daemon first would cut the user's last packets; nobody minds, but the log would.
-        for program in [&mut self.cpe, &mut self.daemon].into_iter().flatten() {
-            program.stop();
+        let programs = [&mut self.cpe, &mut self.control, &mut self.daemon];
+        for program in programs.into_iter().flatten() {
+            // That it has ended is what counts.
+            let _ = program.stop();
         }
         remove(&self.options.name)
     }
@@ -203,15 +321,13 @@ impl Drop for Lab {
 fn start_cpe(
     program: &Path,
     topology: &Topology,
+    mut args: Vec<String>,
     mtu: u16,
     dir: &RunDir,
 ) -> Result<Program, Error> {
     let ready = dir.join("cpe.ready");
     process::remove_file(&ready).map_err(Error::io(ready.display().to_string()))?;
-    let mut args = cpe_args(topology);
     args.extend([
-        "--route".to_owned(),
-        "default".to_owned(),
         "--mtu".to_owned(),
         mtu.to_string(),
         "--dev".to_owned(),
@@ -230,10 +346,25 @@ fn start_cpe(
     )
 }
 
-/// What the user's end must know of the tunnel.
-fn cpe_args(topology: &Topology) -> Vec<String> {
+/// What a user must know who has an account.
+fn login_args(topology: &Topology, password: &Path) -> Vec<String> {
+    let password = password.to_string_lossy();
+    let words = ["dtcp", "-t", "network", "-u", USER, "-P", "lo//1"];
+    let mut args: Vec<String> = words.map(str::to_owned).to_vec();
+    args.extend(["--password-file".to_owned(), password.into_owned()]);
+    if topology.kind() == Kind::Udp {
+        args.push("--udp".to_owned());
+    }
+    args.push(topology.relay_v4().to_string());
+    args
+}
+
+/// What the user's end must know of a configured tunnel.
+fn configured_args(topology: &Topology) -> Vec<String> {
     let kind = topology.kind();
-    let mut args = vec![kind.name().to_owned()];
+    let mut args: Vec<String> = [kind.name(), "--route", "default"]
+        .map(str::to_owned)
+        .to_vec();
     let mut add = |option: &str, value: String| args.extend([option.to_owned(), value]);
     add("--local", topology.user_v4().to_string());
     let relay = topology.relay_v4();

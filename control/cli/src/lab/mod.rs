@@ -1,7 +1,9 @@
 //! `sixferry lab`: a user, a relay and a host in network namespaces of this machine, with a
-//! real dataplane between them. For trying things out, and for `make demo`.
+//! real dataplane between them, and a control plane at which the user logs in. For trying things out,
+//! and for `make demo`.
 
 mod api;
+mod control;
 mod daemon;
 mod error;
 mod flow;
@@ -11,6 +13,7 @@ mod process;
 mod report;
 mod state;
 mod stop;
+mod story;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -24,7 +27,7 @@ use clap::{Args, Subcommand};
 use self::daemon::XdpMode;
 pub(crate) use self::error::Error;
 use self::flow::FlowResult;
-use self::instance::{Lab, Options, name_flag};
+use self::instance::{Access, Lab, Options, name_flag};
 use self::report::Report;
 use self::state::RunDir;
 use self::stop::Stop;
@@ -44,7 +47,7 @@ pub(crate) struct LabArgs {
 
 #[derive(Subcommand, Debug)]
 enum LabCommand {
-    /// Build the lab, send real traffic both ways, print what happened, take it down.
+    /// Build the lab, log its user in, send real traffic both ways, log out, print what happened.
     Demo(DemoArgs),
     /// Build the lab and leave it running.
     Up(BuildArgs),
@@ -68,6 +71,9 @@ struct BuildArgs {
     /// How the user gets his IPv6. UDP goes through a NAT.
     #[arg(long, value_enum, default_value = "6in4")]
     kind: Kind,
+    /// Program the tunnel over gRPC, without an account and a login; 6to4 and 6rd know no other way.
+    #[arg(long)]
+    configured: bool,
     /// XDP mode of the relay's ports.
     #[arg(long, value_enum, default_value = "auto")]
     xdp_mode: XdpMode,
@@ -113,6 +119,11 @@ impl BuildArgs {
             name: self.name.name,
             arms: if self.one_armed { Arms::One } else { Arms::Two },
             kind: self.kind,
+            access: if self.configured || !self.kind.has_link() {
+                Access::Configured
+            } else {
+                Access::Login
+            },
             mode: self.xdp_mode,
             mtu: self.mtu,
         })
@@ -165,7 +176,12 @@ async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode, CliError> {
     let flows = traffic(&lab, seconds, json, &stop).await?;
     flow::spoof::send(&lab.topology)?;
     lab.check()?;
-    let report = Report::collect(&lab, &api, flows, &stop).await?;
+    let mut report = Report::collect(&lab, &api, flows, &stop).await?;
+    if lab.options.access == Access::Login {
+        say("logging out");
+        lab.tell_end(&api, &stop).await?;
+        report.tell(lab.take_story());
+    }
     let log = if report.passed {
         String::new()
     } else {
@@ -193,9 +209,13 @@ async fn traffic(
     json: bool,
     stop: &Stop,
 ) -> Result<Vec<FlowResult>, Error> {
-    let (topology, mtu, stop) = (lab.topology.clone(), lab.options.mtu, stop.clone());
+    let (topology, stop) = (lab.topology.clone(), stop.clone());
+    let path = flow::Path {
+        mtu: lab.options.mtu,
+        linked: lab.options.kind.has_link() && lab.options.access == Access::Configured,
+    };
     let run = move || {
-        flow::run_all(&topology, mtu, seconds, &stop, |flow| {
+        flow::run_all(&topology, path, seconds, &stop, |flow| {
             if !json {
                 say(&flow.to_string());
             }

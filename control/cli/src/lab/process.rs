@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -182,9 +182,9 @@ impl Program {
     }
 
     /// Stops it and waits for its end.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self) -> io::Result<ExitStatus> {
         self.id.stop();
-        let _ = self.child.wait();
+        self.child.wait()
     }
 }
 

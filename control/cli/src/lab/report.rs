@@ -12,6 +12,7 @@ use super::flow::{FlowResult, spoof};
 
 use super::instance::{Lab, Options};
 use super::stop::Stop;
+use super::story::Step;
 use super::topology::Topology;
 
 const SETTLE_TRIES: u32 = 40;
@@ -147,6 +148,8 @@ pub(super) struct Report {
     topology: Topology,
     daemon: Daemon,
     ports: Vec<Port>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    story: Vec<Step>,
     flows: Vec<FlowResult>,
     tunnel: Tunnel,
     totals: Totals,
@@ -166,7 +169,7 @@ impl Report {
         let account = Account::settled(api, stop).await?;
         let balanced = account.balance();
         let kind = lab.options.kind;
-        let tunnel = api.tunnel(kind).await?;
+        let tunnel = api.tunnel(kind, lab.tunnel_id()).await?;
         let drops = account.totals.drops.iter();
         flows.push(spoof::judge(
             kind,
@@ -181,6 +184,7 @@ impl Report {
             topology: lab.topology.clone(),
             daemon: api.daemon().await?,
             ports: account.ports,
+            story: Vec::new(),
             flows,
             tunnel,
             totals: account.totals,
@@ -188,6 +192,14 @@ impl Report {
             traffic_went_through_the_tunnel: through,
             cpe: lab.cpe_counters(stop)?,
         })
+    }
+}
+
+impl Report {
+    /// Adds what happened to the user's account and login.
+    pub(super) fn tell(&mut self, story: Vec<Step>) {
+        self.passed &= story.iter().all(|step| step.passed);
+        self.story = story;
     }
 }
 
@@ -254,6 +266,12 @@ impl fmt::Display for Report {
         for port in &self.ports {
             self.write_port(f, port)?;
         }
+        if !self.story.is_empty() {
+            writeln!(f, "\nStory")?;
+            for step in &self.story {
+                writeln!(f, "  {step}")?;
+            }
+        }
         writeln!(f, "\nFlows")?;
         for flow in &self.flows {
             writeln!(f, "  {flow}")?;
@@ -271,7 +289,12 @@ impl fmt::Display for Report {
         }
         let verdict = if self.passed { "PASSED" } else { "FAILED" };
         let passed = self.flows.iter().filter(|flow| flow.passed).count();
-        writeln!(f, "\n{verdict}: {passed} of {} flows", self.flows.len())
+        write!(f, "\n{verdict}: {passed} of {} flows", self.flows.len())?;
+        if !self.story.is_empty() {
+            let passed = self.story.iter().filter(|step| step.passed).count();
+            write!(f, ", {passed} of {} steps", self.story.len())?;
+        }
+        writeln!(f)
     }
 }
 

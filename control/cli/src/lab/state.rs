@@ -97,6 +97,10 @@ impl RunDir {
         self.join("dataplane.sock")
     }
 
+    pub(super) fn control_socket(&self) -> PathBuf {
+        self.join("control.sock")
+    }
+
     fn run_file(&self) -> PathBuf {
         self.join("run.json")
     }

@@ -11,11 +11,17 @@ use sixferry_cpe::tunnel::{Config, Encap, Tunnel};
 use tokio::sync::oneshot;
 
 use super::flow;
+use super::instance::Access;
 use super::netns::Netns;
 use super::process::ProcessId;
 use super::stop::Stop;
 use super::topology::{
     Arms, DELEGATED, Kind, RELAY_LINK_V6, RELAY_V4, Role, Topology, USER_LINK_V6,
+};
+
+const PATH: flow::Path = flow::Path {
+    mtu: 1280,
+    linked: true,
 };
 
 /// A topology that is gone at the end of the test, however that comes.
@@ -134,7 +140,7 @@ fn all_flows_pass(name: &str, arms: Arms) {
         },
     );
     let stop = Stop::default();
-    let flows = flow::run_all(topology, 1280, Duration::from_secs(1), &stop, |flow| {
+    let flows = flow::run_all(topology, PATH, Duration::from_secs(1), &stop, |flow| {
         eprintln!("{flow}");
     });
     for flow in flows.expect("flows") {
@@ -161,7 +167,7 @@ fn without_a_tunnel_no_flow_passes() {
     let built = Built::new(&name, Arms::Two);
     let stop = Stop::default();
     // Nothing has the user's address, so the first flow that needs it cannot even start.
-    let flows = flow::run_all(&built.0, 1280, Duration::from_secs(1), &stop, |_| {});
+    let flows = flow::run_all(&built.0, PATH, Duration::from_secs(1), &stop, |_| {});
     assert!(flows.is_err(), "{flows:?}");
 }
 
@@ -192,6 +198,17 @@ fn the_command_line_selects_the_lab() {
         (options.mode, options.name.as_str()),
         (super::XdpMode::Generic, "a-1")
     );
+    for (line, access) in [
+        ("up", Access::Login),
+        ("up --kind udp", Access::Login),
+        ("up --configured", Access::Configured),
+        ("up --kind 6to4", Access::Configured),
+    ] {
+        let Ok(super::LabCommand::Up(build)) = parse(line) else {
+            panic!("not an up");
+        };
+        assert_eq!(build.options().expect("it fits").access, access, "{line}");
+    }
     for (line, fits) in [
         ("up --kind udp --mtu 1472", true),
         ("up --kind udp --mtu 1473", false),

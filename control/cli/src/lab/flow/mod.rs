@@ -73,10 +73,29 @@ struct Party {
     address: Ipv6Addr,
 }
 
+/// What flows must know of the tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) mtu: u16,
+    /// Its link has addresses.
+    pub(super) linked: bool,
+}
+
+/// Whether the user reaches nobody, and what he saw.
+pub(super) fn silence(topology: &Topology) -> Result<(bool, String), Error> {
+    let user = Party {
+        netns: topology.netns(Role::User),
+        address: Ipv6Addr::UNSPECIFIED,
+    };
+    let outcome = Pinger::open(&user, HOST_V6)?.ping(PING_LEN, REPLY_LIMIT)?;
+    let silent = matches!(outcome, Outcome::NoRoute | Outcome::Silence);
+    Ok((silent, format!("ping of {HOST_V6}: {outcome}")))
+}
+
 /// Runs all flows; `seen` is called with each result as it comes.
 pub(super) fn run_all(
     topology: &Topology,
-    mtu: u16,
+    Path { mtu, linked }: Path,
     seconds: Duration,
     stop: &Stop,
     mut seen: impl FnMut(&FlowResult),
@@ -101,7 +120,7 @@ pub(super) fn run_all(
     done(first_reply(&host, &user, down, stop)?)?;
     done(ping_series(&user, host.address, up, stop)?)?;
     done(ping_series(&host, user.address, down, stop)?)?;
-    if topology.kind().has_link() {
+    if linked {
         done(ping_series(&user, RELAY_LINK_V6, "user -> relay", stop)?)?;
     }
     done(ping_exact(&user, host.address, mtu, up)?)?;
