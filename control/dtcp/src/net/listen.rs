@@ -59,13 +59,6 @@ impl Listener {
     }
 }
 
-impl Listener {
-    /// Whether it does not accept any more, by a fault of its own.
-    pub(super) fn ended(&self) -> bool {
-        self.task.is_finished()
-    }
-}
-
 impl Drop for Listener {
     fn drop(&mut self) {
         self.task.abort();
