@@ -448,3 +448,34 @@ async fn futures_of_the_client_can_be_spawned() {
     });
     assert_eq!(task.await.unwrap(), 2);
 }
+
+#[tokio::test]
+async fn a_stream_that_stays_open_is_answered_batch_by_batch() {
+    let fixture = start();
+    let session = session(&fixture.path).await;
+    let mut stream = session.tunnel_stream(2).await.unwrap();
+    let generation = session.begin_sync().await.unwrap();
+    let bad = TunnelUpdate::upsert(Tunnel {
+        id: "bad".to_owned(),
+        ..tunnel(1)
+    });
+    let first: Vec<_> = upserts(3).chain([bad]).collect();
+    stream.send(&first).unwrap();
+    stream.send(&[TunnelUpdate::delete("t000002")]).unwrap();
+    assert!(!stream.has_room());
+    assert!(stream.send(&first).is_err(), "the window is full");
+    let ack = stream.next().await.unwrap();
+    assert_eq!((ack.entries, ack.failures.len()), (4, 1));
+    assert_eq!(
+        (ack.failures[0].position, &*ack.failures[0].key),
+        (3, "bad")
+    );
+    let ack = stream.next().await.unwrap();
+    assert_eq!((ack.entries, ack.failures.len()), (1, 0));
+    assert_eq!(stream.in_flight(), 0);
+    session.commit_sync(generation).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(20), stream.next());
+    assert!(waiting.await.is_err(), "nothing to answer");
+    drop(fixture);
+    assert!(stream.next().await.unwrap_err().is_transient());
+}

@@ -248,7 +248,9 @@ proptest! {
 async fn how_fast() {
     let count = std::env::var("SIXFERRY_PERF_TUNNELS");
     let count: u32 = count.ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
-    let world = World::new(1).await;
+    let mut world = World::new(1).await;
+    // A build without optimisation is slower than a user is patient.
+    world.config.acquire_timeout = Duration::from_secs(120);
     world.dataplanes[0].table.lock().lax = true;
     let service = world.start().await;
     let mut accounts = Vec::new();
