@@ -6,5 +6,5 @@ if [ "$(id -u)" != 0 ]; then
   echo "demo: namespaces and AF_XDP need root: sudo make demo" >&2
   exit 2
 fi
-cargo build --locked --release -p sixferryd -p sixferry -p sixferry-cpe
+cargo build --locked --release -p sixferryd -p sixferry-control -p sixferry -p sixferry-cpe
 exec "${CARGO_TARGET_DIR:-$PWD/target}/release/sixferry" lab demo "$@"

@@ -1,5 +1,6 @@
 #!/bin/bash
-# soak.sh: mixed traffic for SIXFERRY_SOAK_SECONDS, then the counter invariant to the packet.
+# soak.sh: mixed traffic for SIXFERRY_SOAK_SECONDS, then the counter invariant to the packet; and the
+# daemons killed SIXFERRY_KILL_ROUNDS times under logins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
@@ -8,7 +9,8 @@ if [ "$(id -u)" != 0 ]; then
 fi
 export SIXFERRY_SOAK_SECONDS=${SIXFERRY_SOAK_SECONDS:-600}
 export SIXFERRY_REQUIRE=${SIXFERRY_REQUIRE-afxdp,sit}
-cargo build --locked --release -p sixferryd
+export SIXFERRY_KILL_ROUNDS=${SIXFERRY_KILL_ROUNDS:-100}
+cargo build --locked --release -p sixferryd -p sixferry-control -p sixferry-cpe
 export SIXFERRY_BIN_DIR="${CARGO_TARGET_DIR:-$PWD/target}/release"
 cargo nextest run --locked --profile soak -p sixferry-netns-tests --run-ignored all \
-  -E 'test(/^soak::/)'
+  -E 'test(/^soak::/) | test(/^dtcp::.*kill/)'

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  user namespace of the lab                         customer namespace
-//!  br4 198.51.100.3 --+-- up ------------------------ up 198.51.100.N
+//!  br4 198.51.100.3 --+---------------------------- wire 198.51.100.N
 //!                     |              NAT namespace            customer namespace
-//!                     +-- up -- up 198.51.100.N  in 192.168.1.1 --- up 192.168.1.2
+//!                     +--- wire 198.51.100.N  in 192.168.1.1 ---- wire 192.168.1.2
 //! ```
 
 use std::fs;
@@ -69,9 +69,9 @@ impl Customer {
     pub fn natted(lab: &Lab, user: &str, number: u8, ports: u16) -> Self {
         let (net, nat) = (Net::new(user), Net::new("nat"));
         let outer = attach(lab, &nat, user, number);
-        Veth::between(&nat, "in", &net, "up").build();
+        Veth::between(&nat, "in", &net, "wire").build();
         nat.ip(&format!("addr add {GATEWAY}/24 dev in"));
-        net.ip(&format!("addr add {INSIDE}/24 dev up"));
+        net.ip(&format!("addr add {INSIDE}/24 dev wire"));
         net.ip(&format!("route add default via {GATEWAY}"));
         nat.sysctl("net/ipv4/ip_forward", "1");
         let customer = Self::with(net, outer, Some(nat), user);
@@ -101,8 +101,8 @@ impl Customer {
         let nat = self.nat.as_ref().expect("there is a NAT");
         self.masquerade(ports);
         // The mappings of a masquerading interface go when it goes down.
-        nat.ip("link set up down");
-        nat.ip("link set up up");
+        nat.ip("link set wire down");
+        nat.ip("link set wire up");
     }
 
     fn masquerade(&self, ports: u16) {
@@ -112,8 +112,8 @@ impl Customer {
             "flush ruleset\n\
              table ip nat {{\n chain out {{\n\
              type nat hook postrouting priority 100;\n\
-             oifname \"up\" udp dport 1-65535 masquerade to :{ports}-{last}\n\
-             oifname \"up\" masquerade\n }}\n}}\n"
+             oifname \"wire\" udp dport 1-65535 masquerade to :{ports}-{last}\n\
+             oifname \"wire\" masquerade\n }}\n}}\n"
         );
         let file = self.files.path().join("nat");
         fs::write(&file, rules).expect("written");
@@ -126,18 +126,27 @@ impl Customer {
     /// When it cannot be started.
     #[must_use]
     pub fn launch(&self, options: &str) -> Client {
+        self.launch_as(&self.user, options)
+    }
+
+    /// The same with another user's name and this one's secret.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn launch_as(&self, user: &str, options: &str) -> Client {
         let path = |name: &str| self.files.path().join(name);
         let (password, ready) = (path("password"), path("ready"));
         let program = program("sixferry-cpe");
         let words = format!(
             "{} dtcp -u {} --password-file {} --ready-file {} -i {DEVICE} --json {options} {RELAY_V4}",
             program.display(),
-            self.user,
+            user,
             password.display(),
             ready.display()
         );
         let words: Vec<&str> = words.split_whitespace().collect();
-        let name = format!("client of {}", self.user);
+        let name = format!("client of {user}");
         Client {
             process: Guarded::spawn(&name, &self.net.wrapper(), &words, &path("log")),
             ready,
@@ -201,8 +210,8 @@ impl Client {
 fn attach(lab: &Lab, net: &Net, user: &str, number: u8) -> Ipv4Addr {
     let outer = Ipv4Addr::new(198, 51, 100, number);
     let port = format!("to-{user}");
-    Veth::between(&lab.user, &port, net, "up").build();
+    Veth::between(&lab.user, &port, net, "wire").build();
     lab.user.ip(&format!("link set {port} master br4"));
-    net.ip(&format!("addr add {outer}/24 dev up"));
+    net.ip(&format!("addr add {outer}/24 dev wire"));
     outer
 }

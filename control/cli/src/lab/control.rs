@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -141,32 +142,6 @@ impl ControlApi {
         })
     }
 
-    /// Creates the account with the user's prefix, and writes its secret where only we can read it.
-    pub(super) async fn add_user(
-        &self,
-        topology: &Topology,
-        dir: &RunDir,
-    ) -> Result<PathBuf, Error> {
-        let path = dir.join("password");
-        let secret = new_secret(&path).map_err(Error::io("cannot make a password"))?;
-        let delegated = topology.delegated();
-        let user = api::User {
-            name: USER.to_owned(),
-            status: api::UserStatus::Active.into(),
-            prefixes: vec![api::Prefix {
-                address: delegated.addr().octets().to_vec(),
-                length: delegated.prefix_len().into(),
-            }],
-            ..Default::default()
-        };
-        let request = api::CreateUserRequest {
-            user: Some(user),
-            secret: secret.into_bytes(),
-        };
-        self.client.create_user(request).await?;
-        Ok(path)
-    }
-
     /// Live tunnels.
     pub(super) async fn tunnels(&self) -> Result<Vec<api::Tunnel>, Error> {
         let request = api::ListTunnelsRequest::default();
@@ -180,8 +155,42 @@ impl ControlApi {
     }
 }
 
+/// Creates the account with the user's prefix, as an operator does: with this program. The password is in
+/// a file that only we can read.
+pub(super) fn add_user(topology: &Topology, dir: &RunDir) -> Result<PathBuf, Error> {
+    let password = dir.join("password");
+    new_secret(&password).map_err(Error::io("cannot make a password"))?;
+    let program = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
+    let control = format!("unix:{}", dir.control_socket().display());
+    let prefix = topology.delegated().to_string();
+    let mut command = Command::new(program);
+    command
+        .args([
+            "--control",
+            &control,
+            "user",
+            "add",
+            USER,
+            "--prefix",
+            &prefix,
+        ])
+        .arg("--secret-file")
+        .arg(&password)
+        .stdin(Stdio::null());
+    let output = command.output();
+    let output = output.map_err(Error::io("cannot run `sixferry user add`"))?;
+    if output.status.success() {
+        return Ok(password);
+    }
+    Err(Error::Command {
+        command: format!("sixferry user add {USER} --prefix {prefix}"),
+        status: output.status.to_string(),
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
 /// A random secret in a new file.
-fn new_secret(path: &Path) -> std::io::Result<String> {
+fn new_secret(path: &Path) -> std::io::Result<()> {
     let mut bytes = [0; SECRET_LEN];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -190,6 +199,5 @@ fn new_secret(path: &Path) -> std::io::Result<String> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    writeln!(file, "{secret}")?;
-    Ok(secret)
+    writeln!(file, "{secret}")
 }

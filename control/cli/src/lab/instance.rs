@@ -180,7 +180,7 @@ impl Lab {
         let control = self.control.insert(control);
         let control_api = ControlApi::wait_ready(control, &self.dir, stop).await?;
         say("creating an account");
-        let password = control_api.add_user(&self.topology, &self.dir).await?;
+        let password = control::add_user(&self.topology, &self.dir)?;
         self.story.push(story::account(&self.topology));
         let before = story::nothing_passes("before the login", &self.topology)?;
         self.story.push(before);

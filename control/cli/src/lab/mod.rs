@@ -234,6 +234,8 @@ async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, CliError> {
     let stop = Stop::install()?;
     let (lab, _) = Lab::up(args.options()?, true, &stop, say).await?;
     let socket = lab.dir().socket();
+    let login = lab.options.access == Access::Login;
+    let control = login.then(|| lab.dir().control_socket());
     if json {
         let namespaces: serde_json::Map<_, _> = lab
             .topology
@@ -250,18 +252,25 @@ async fn up(args: BuildArgs, json: bool) -> Result<ExitCode, CliError> {
             "name": lab.options.name,
             "directory": lab.dir().path(),
             "socket": socket,
+            "controlSocket": control,
             "namespaces": namespaces,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let flag = name_flag(&lab.options.name);
     let (host, user) = (topology::HOST_V6, lab.topology.user_v6());
+    let sessions = control.map_or_else(String::new, |control| {
+        format!(
+            "\n  sixferry --control unix:{} session list",
+            control.display()
+        )
+    });
     output::line(&format!(
         "The lab is up.\n\n{}\n\n  \
          sixferry lab shell user{flag}     then: ping {host}\n  \
          sixferry lab shell host{flag}     then: ping {user}\n  \
          sixferry lab shell relay{flag}    then: sixferry status\n  \
-         sixferry --socket {} tunnel list\n  \
+         sixferry --socket {} tunnel list{sessions}\n  \
          sixferry lab down{flag}\n\n\
          Logs are in {}.",
         lab.topology,
@@ -328,6 +337,10 @@ fn shell_command(args: &ShellArgs) -> Result<Command, Error> {
         .args(rest)
         // So that `sixferry status` inside talks to the lab's daemon.
         .env("SIXFERRY_SOCKET", dir.socket())
+        .env(
+            "SIXFERRY_CONTROL",
+            format!("unix:{}", dir.control_socket().display()),
+        )
         .env("PS1", format!("{}# ", args.role.name()));
     Ok(command)
 }

@@ -46,7 +46,8 @@ impl fmt::Display for Step {
 }
 
 pub(super) fn account(topology: &Topology) -> Step {
-    let detail = format!("user {USER} with {}", topology.delegated());
+    let delegated = topology.delegated();
+    let detail = format!("sixferry user add {USER} --prefix {delegated}");
     Step::new("account", true, detail)
 }
 

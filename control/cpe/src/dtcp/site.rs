@@ -47,10 +47,18 @@ pub struct Settings {
     pub json: bool,
 }
 
+/// Packets being carried, until something breaks.
+type Carrying = JoinHandle<Result<std::convert::Infallible, Error>>;
+
+fn carry(tunnel: &Arc<Tunnel>) -> Carrying {
+    let tunnel = Arc::clone(tunnel);
+    tokio::spawn(async move { tunnel.run().await })
+}
+
 /// A tunnel at work.
 struct Standing {
     tunnel: Arc<Tunnel>,
-    task: JoinHandle<Result<std::convert::Infallible, Error>>,
+    task: Carrying,
     grant: Grant,
     local: Ipv4Addr,
     config: Config,
@@ -153,36 +161,32 @@ impl RealSite {
         Ok(tunnel)
     }
 
+    /// Turns a tunnel into another one. If that fails, what is left of it is to be torn down.
     async fn changed(
         &self,
-        standing: Standing,
+        standing: &mut Standing,
         config: &Config,
         plan: &Plan,
-    ) -> Result<Tunnel, Error> {
+    ) -> Result<(), Error> {
         standing.task.abort();
         // Its end frees the tunnel; that it was aborted is no news.
-        let _ = standing.task.await;
-        let gone = || Error::Config("the tunnel is still in use".to_owned());
-        let mut tunnel = Arc::into_inner(standing.tunnel).ok_or_else(gone)?;
+        let _ = (&mut standing.task).await;
+        let in_use = || Error::Config("the tunnel is still in use".to_owned());
+        let tunnel = Arc::get_mut(&mut standing.tunnel).ok_or_else(in_use)?;
+        tunnel.relink(config.clone())?;
         let (old, new) = ((standing.local, &standing.plan), (config.local, plan));
-        let mut outcome = tunnel.relink(config.clone());
-        if outcome.is_ok() {
-            outcome = self.netlink.change(tunnel.device_index(), old, new).await;
+        let changed = self.netlink.change(tunnel.device_index(), old, new).await;
+        if changed.is_err() {
+            // The error to show is the first one; the old plan goes with the tunnel.
+            let _ = self.netlink.withdraw(plan).await;
         }
-        if let Err(error) = outcome {
-            for plan in [&standing.plan, plan] {
-                let _ = self.netlink.withdraw(plan).await;
-            }
-            return Err(error);
-        }
-        Ok(tunnel)
+        changed
     }
 
     fn stand(&mut self, tunnel: Tunnel, grant: Grant, config: Config, plan: Plan) {
         let tunnel = Arc::new(tunnel);
-        let runner = Arc::clone(&tunnel);
         self.standing = Some(Standing {
-            task: tokio::spawn(async move { runner.run().await }),
+            task: carry(&tunnel),
             tunnel,
             grant,
             local: config.local,
@@ -243,9 +247,17 @@ impl Site for RealSite {
                 self.standing = Some(standing);
                 Ok(())
             }
-            Some(standing) => {
-                let tunnel = self.changed(standing, &config, &plan).await?;
-                self.stand(tunnel, grant.clone(), config, plan);
+            Some(mut standing) => {
+                let changed = self.changed(&mut standing, &config, &plan).await;
+                if changed.is_ok() {
+                    standing.task = carry(&standing.tunnel);
+                    standing.grant = grant.clone();
+                    standing.local = local;
+                    standing.config = config;
+                    standing.plan = plan;
+                }
+                self.standing = Some(standing);
+                changed?;
                 self.announce("change")
             }
         }
