@@ -6,6 +6,8 @@
 
 pub mod arena;
 pub mod corpus;
+#[cfg(feature = "dtcp")]
+pub mod dtcp;
 #[cfg(feature = "e2e")]
 pub mod e2e;
 mod egress;

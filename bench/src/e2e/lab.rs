@@ -5,6 +5,7 @@ use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
 use crate::population::LOCAL;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -196,6 +197,17 @@ fn remove_directories() {
 /// # Errors
 /// When signals cannot be watched.
 pub fn clean_up_when_interrupted() -> Result<(), Error> {
+    when_interrupted(|| {
+        remove();
+        remove_directories();
+    })
+}
+
+/// From now on an interrupt or a termination runs `clean_up` before it ends this process.
+///
+/// # Errors
+/// When signals cannot be watched.
+pub fn when_interrupted(clean_up: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -215,8 +227,7 @@ pub fn clean_up_when_interrupted() -> Result<(), Error> {
                 _ = terminate.recv() => {}
             }
         });
-        remove();
-        remove_directories();
+        clean_up();
         std::process::exit(INTERRUPTED);
     });
     Ok(())
@@ -281,7 +292,11 @@ fn ip(place: Place, words: &str) -> Result<(), Error> {
     run(&mut command)
 }
 
-fn run(command: &mut Command) -> Result<(), Error> {
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it fails; the error has what it said.
+pub fn run(command: &mut Command) -> Result<(), Error> {
     let action = format!("{command:?}");
     let output = command.stdin(Stdio::null()).output().during(&action)?;
     if output.status.success() {
@@ -307,11 +322,17 @@ impl Role {
     /// # Errors
     /// When it ends instead; it has said why on standard error.
     pub fn start(lab: &Lab, place: Place, nice: i32, args: &[&str]) -> Result<Self, Error> {
-        let name = args.join(" ");
         let program = std::env::current_exe().during("this program's path")?;
-        let mut child = lab
-            .command(place, &program)
-            .args(args)
+        let mut command = lab.command(place, &program);
+        Self::spawn(args.join(" "), command.args(args), nice)
+    }
+
+    /// The same with a command that another lab made.
+    ///
+    /// # Errors
+    /// As [`Role::start`].
+    pub fn spawn(name: String, command: &mut Command, nice: i32) -> Result<Self, Error> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -355,10 +376,32 @@ impl Role {
     /// # Errors
     /// When it has ended.
     pub fn tell(&mut self, command: &str) -> Result<Reading, Error> {
+        self.order(command)?;
+        self.answer()
+    }
+
+    /// Gives it a command without waiting for the answer.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn order(&mut self, command: &str) -> Result<(), Error> {
         let line = format!("{command}\n");
-        self.ask.write_all(line.as_bytes()).during(&self.name)?;
+        self.ask.write_all(line.as_bytes()).during(&self.name)
+    }
+
+    /// Its answer to the oldest command without one.
+    ///
+    /// # Errors
+    /// When it has ended, or says something else.
+    pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         let line = self.line()?;
         serde_json::from_str(&line).during(&self.name)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -61,6 +61,12 @@ impl Cluster {
         format!("postgres:///{database}?host={dir}&user=postgres&sslmode=disable")
     }
 
+    /// Its first process, unless it was killed or stopped.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
     /// Makes a schema of its own in the database `postgres`, which is quicker than a database, and
     /// gives the URL that leads there.
     pub fn create_schema(&self, name: &str) -> io::Result<String> {
