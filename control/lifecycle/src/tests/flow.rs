@@ -122,7 +122,7 @@ async fn the_newest_network_login_wins_and_the_older_is_told() {
     assert_eq!((told.tunnel, told.number), (first.tunnel, first.number));
     assert_eq!(told.cause, RevokeCause::Replaced);
     let table = world.dataplanes[0].table.lock();
-    assert_eq!(table.tunnels[&first.tunnel].remote.octets()[3], 11);
+    assert_eq!(table.get(first.tunnel).unwrap().remote.octets()[3], 11);
 }
 
 #[tokio::test(start_paused = true)]
@@ -353,11 +353,11 @@ async fn a_restarted_dataplane_gets_everything_again() {
     {
         let mut table = world.dataplanes[1].table.lock();
         let stray = Tunnel {
-            remote: table.tunnels[&ids[3]].remote,
+            remote: table.get(ids[3]).unwrap().remote,
             ..stranger
         };
-        table.tunnels.remove(&ids[3]);
-        table.tunnels.insert(stray.id, stray.into());
+        table.remove(ids[3]);
+        table.put(stray.into());
     }
     world.dataplanes[1].cut();
     until("in step again", || world.dataplanes[1].ids() == ids).await;

@@ -34,10 +34,30 @@ pub(super) fn clock() -> Clock {
     })
 }
 
+/// What no two tunnels of a dataplane may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Number {
+    Ends(Ipv4Addr, Ipv4Addr),
+    Port(Ipv4Addr, u16),
+    Prefix(ipnet::Ipv6Net),
+}
+
+fn numbers(tunnel: &Tunnel) -> impl Iterator<Item = Number> {
+    let outer = match tunnel.transport {
+        Transport::SixInFour => Number::Ends(tunnel.local, tunnel.remote),
+        Transport::Udp { local_port, .. } => Number::Port(tunnel.local, local_port),
+    };
+    let link = tunnel.pair.iter().map(link_of);
+    let prefixes = tunnel.prefixes.iter().copied().chain(link);
+    std::iter::once(outer).chain(prefixes.map(Number::Prefix))
+}
+
 /// What the dataplane forwards; outlives every connection.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) tunnels: BTreeMap<TunnelId, Arc<Tunnel>>,
+    tunnels: BTreeMap<TunnelId, Arc<Tunnel>>,
+    /// Who has what.
+    holders: HashMap<Number, TunnelId>,
     fresh: BTreeSet<TunnelId>,
     pub(super) instance: u64,
     /// Nobody can connect.
@@ -49,8 +69,41 @@ pub(super) struct Table {
     /// Numbers that two tunnels wanted at once although the first was there by order.
     pub(super) clashes: u64,
     pub(super) messages: u64,
-    /// Does not look for clashes: that takes the model longer than the service takes.
-    pub(super) lax: bool,
+}
+
+impl Table {
+    pub(super) fn get(&self, id: TunnelId) -> Option<&Arc<Tunnel>> {
+        self.tunnels.get(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tunnels.len()
+    }
+
+    pub(super) fn remove(&mut self, id: TunnelId) {
+        let Some(gone) = self.tunnels.remove(&id) else {
+            return;
+        };
+        for number in numbers(&gone) {
+            if self.holders.get(&number) == Some(&id) {
+                self.holders.remove(&number);
+            }
+        }
+    }
+
+    pub(super) fn put(&mut self, tunnel: Arc<Tunnel>) {
+        self.remove(tunnel.id);
+        for number in numbers(&tunnel) {
+            self.holders.insert(number, tunnel.id);
+        }
+        self.tunnels.insert(tunnel.id, tunnel);
+    }
+
+    /// Another tunnel that has something this one wants.
+    fn in_the_way(&self, wanted: &Tunnel) -> Option<TunnelId> {
+        let mut holders = numbers(wanted).filter_map(|number| self.holders.get(&number));
+        holders.find(|holder| **holder != wanted.id).copied()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -77,6 +130,7 @@ impl Model {
     pub(super) fn restart(&self) {
         let mut table = self.table.lock();
         table.tunnels.clear();
+        table.holders.clear();
         table.instance += 1;
         drop(table);
         self.cut();
@@ -121,22 +175,6 @@ impl ModelLink {
     }
 }
 
-fn prefixes(tunnel: &Tunnel) -> Vec<ipnet::Ipv6Net> {
-    let link = tunnel.pair.iter().map(link_of);
-    tunnel.prefixes.iter().copied().chain(link).collect()
-}
-
-fn in_the_way(a: &Tunnel, b: &Tunnel) -> bool {
-    let ends = match (a.transport, b.transport) {
-        (Transport::SixInFour, Transport::SixInFour) => (a.local, a.remote) == (b.local, b.remote),
-        (Transport::Udp { local_port: x, .. }, Transport::Udp { local_port: y, .. }) => {
-            (a.local, x) == (b.local, y)
-        }
-        _ => false,
-    };
-    ends || prefixes(a).iter().any(|p| prefixes(b).contains(p))
-}
-
 impl Link for ModelLink {
     fn instance(&self) -> String {
         self.instance.to_string()
@@ -155,7 +193,10 @@ impl Link for ModelLink {
             alive?;
             let mut table = table.lock();
             let fresh = std::mem::take(&mut table.fresh);
-            table.tunnels.retain(|id, _| fresh.contains(id));
+            let stale = table.tunnels.keys().filter(|id| !fresh.contains(id));
+            for id in stale.copied().collect::<Vec<_>>() {
+                table.remove(id);
+            }
             Ok(())
         }
         .boxed()
@@ -168,7 +209,7 @@ impl Link for ModelLink {
         let mut refusals = Vec::new();
         for (place, (id, _, tunnel)) in entries.iter().enumerate() {
             let Some(tunnel) = tunnel else {
-                table.tunnels.remove(id);
+                table.remove(*id);
                 continue;
             };
             if table.refuse == Some(tunnel.remote) {
@@ -184,9 +225,7 @@ impl Link for ModelLink {
                 ));
                 continue;
             }
-            let others = table.tunnels.values().filter(|t| t.id != *id);
-            let mut others = others.filter(|_| !table.lax);
-            let blocker = others.find(|t| in_the_way(t, tunnel)).map(|t| t.id);
+            let blocker = table.in_the_way(tunnel);
             if blocker.is_some() {
                 table.clashes += 1;
                 let text = "OUTER_IN_USE".to_owned();
@@ -201,7 +240,7 @@ impl Link for ModelLink {
                 continue;
             }
             table.fresh.insert(*id);
-            table.tunnels.insert(*id, tunnel.clone());
+            table.put(tunnel.clone());
         }
         self.answers
             .push_back((Instant::now() + table.delay, refusals));
