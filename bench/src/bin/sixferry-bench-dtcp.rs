@@ -120,6 +120,11 @@ fn bench(args: &Bench) -> Result<bool, Error> {
     if most.iter().any(|users| !(1..=CLIENTS_MAX).contains(users)) {
         return Err(format!("1 to {CLIENTS_MAX} users")).during("arguments");
     }
+    let clients = args.clients.iter().max().copied().unwrap_or(0);
+    if clients * 2 > args.login_users as usize {
+        let text = "--login-users: at least two for each client, or one replaces the other";
+        return Err(text).during("arguments");
+    }
     let postgres: Postgres = Arc::new(Mutex::new(None));
     lab::clean_up_when_interrupted(postgres.clone())?;
     // its threads end with the one that starts it

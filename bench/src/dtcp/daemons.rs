@@ -62,7 +62,6 @@ impl Process {
             .stderr(copy)
             .spawn()
             .during(name)?;
-        weigh(child.id(), NICE);
         Ok(Self { name, child, home })
     }
 
@@ -83,6 +82,8 @@ impl Process {
             }
             tokio::time::sleep(LOOK).await;
         }
+        // not before: on its way it became a session of its own
+        weigh(self.child.id(), NICE);
         Ok(())
     }
 }

@@ -67,6 +67,12 @@ impl Lab {
         ] {
             // frames redirected into a veth need its peer to poll, which GRO switches on
             shell(place, &format!("ethtool -K {link} gro on tx off"))?;
+            // that ring has 256 places: thousands of clients at once must queue before it, or a
+            // lost SYN is sent again a second later, as if the daemon had been slow
+            shell(
+                place,
+                &format!("tc qdisc replace dev {link} root pfifo limit 65536"),
+            )?;
             ip(place, &format!("link set {link} up"))?;
         }
         let clients = clients();
