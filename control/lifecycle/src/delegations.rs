@@ -1,9 +1,7 @@
 //! Prefixes of one length out of a pool: the lowest that is neither given nor in quarantine.
 
-use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-use hashbrown::HashMap;
 use ipnet::Ipv6Net;
 
 use crate::runs::Runs;
@@ -13,11 +11,11 @@ use crate::runs::Runs;
 pub(crate) struct Delegations {
     prefix: Ipv6Net,
     len: u8,
-    used: u64,
-    /// Given or in quarantine.
+    given: Runs,
+    /// In quarantine; an operator may give one of them by name.
+    held: Runs,
+    /// Either.
     blocked: Runs,
-    quarantine: HashMap<u64, i64>,
-    by_end: BTreeSet<(i64, u64)>,
 }
 
 impl Delegations {
@@ -27,10 +25,9 @@ impl Delegations {
         (bits < 64 && len <= 128).then(|| Self {
             prefix: prefix.trunc(),
             len,
-            used: 0,
+            given: Runs::default(),
+            held: Runs::default(),
             blocked: Runs::default(),
-            quarantine: HashMap::new(),
-            by_end: BTreeSet::new(),
         })
     }
 
@@ -39,11 +36,11 @@ impl Delegations {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        self.used
+        self.given.len()
     }
 
     pub(crate) fn quarantined(&self) -> u64 {
-        self.quarantine.len() as u64
+        self.blocked.len() - self.given.len()
     }
 
     /// The number of a prefix; `None` if it is none of this pool's.
@@ -72,57 +69,49 @@ impl Delegations {
         })
     }
 
-    /// Whether it is this pool's and nobody has it. An operator may give one in quarantine by name.
+    /// Whether it is this pool's and nobody has it.
     pub(crate) fn take(&mut self, prefix: Ipv6Net) -> bool {
         let Some(index) = self.index_of(prefix) else {
             return false;
         };
-        if let Some(end) = self.quarantine.remove(&index) {
-            self.by_end.remove(&(end, index));
-        } else if !self.blocked.insert(index) {
-            return false;
-        }
-        self.used += 1;
-        true
+        self.blocked.insert(index);
+        self.given.insert(index)
     }
 
-    /// Whether somebody had it. It is given to nobody before `until`.
-    pub(crate) fn free(&mut self, prefix: Ipv6Net, now: i64, until: i64) -> bool {
+    /// Whether somebody had it.
+    pub(crate) fn free(&mut self, prefix: Ipv6Net) -> bool {
         let Some(index) = self.index_of(prefix) else {
             return false;
         };
-        if !self.blocked.contains(index) || self.quarantine.contains_key(&index) {
-            return false;
-        }
-        self.used -= 1;
-        if until > now {
-            self.quarantine.insert(index, until);
-            self.by_end.insert((until, index));
-        } else {
+        let had = self.given.remove(index);
+        if had && !self.held.contains(index) {
             self.blocked.remove(index);
         }
-        true
+        had
     }
 
-    /// Ends the quarantines that are over, at most `limit`; how many.
-    pub(crate) fn expire(&mut self, now: i64, limit: usize) -> usize {
-        let mut ended = 0;
-        while ended < limit
-            && let Some(&(until, index)) = self.by_end.first()
-            && until <= now
-        {
-            self.by_end.pop_first();
-            self.quarantine.remove(&index);
-            self.blocked.remove(index);
-            ended += 1;
+    /// Puts one into quarantine.
+    pub(crate) fn hold(&mut self, prefix: Ipv6Net) {
+        if let Some(index) = self.index_of(prefix) {
+            self.held.insert(index);
+            self.blocked.insert(index);
         }
-        ended
+    }
+
+    /// Ends a quarantine.
+    pub(crate) fn let_go(&mut self, prefix: Ipv6Net) {
+        if let Some(index) = self.index_of(prefix)
+            && self.held.remove(index)
+            && !self.given.contains(index)
+        {
+            self.blocked.remove(index);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use proptest::prelude::*;
 
@@ -149,13 +138,15 @@ mod tests {
         let expected = ["2001:db8::/64", "2001:db8:0:1::/64", "2001:db8:0:2::/64"];
         assert_eq!(given[..3], expected);
         let second: Ipv6Net = given[1].parse().unwrap();
-        assert!(pool.free(second, 10, 20));
-        assert!(!pool.free(second, 10, 20));
+        assert!(pool.free(second));
+        assert!(!pool.free(second));
+        assert_eq!(lowest(&pool), Some(second));
+        pool.hold(second);
         assert_eq!((pool.used(), pool.quarantined()), (3, 1));
         assert_eq!(lowest(&pool), None);
-        assert_eq!(pool.expire(19, 10), 0);
-        assert_eq!(pool.expire(20, 10), 1);
+        pool.let_go(second);
         assert_eq!(lowest(&pool), Some(second));
+        assert_eq!((pool.used(), pool.quarantined()), (3, 0));
     }
 
     #[test]
@@ -181,38 +172,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_the_model(steps in proptest::collection::vec((0_u8..3, 0_u64..16, 0_i64..4), 0..150)) {
+        fn as_the_model(steps in proptest::collection::vec((0_u8..5, 0_u64..16), 0..150)) {
             let mut pool = pool("2001:db8::/60", 64).unwrap();
-            // `None`: given; `Some`: in quarantine until then.
-            let mut model: BTreeMap<u64, Option<i64>> = BTreeMap::new();
-            let mut now = 0;
-            for (kind, which, time) in steps {
-                let model_lowest = (0..16).find(|index| !model.contains_key(index));
+            let mut given = BTreeSet::new();
+            let mut held = BTreeSet::new();
+            for (kind, which) in steps {
+                let free = |index: &u64| !given.contains(index) && !held.contains(index);
+                let model_lowest = (0..16).find(free);
                 prop_assert_eq!(lowest(&pool).and_then(|p| pool.index_of(p)), model_lowest);
+                let prefix = pool.nth(which).unwrap();
                 match kind {
                     0 => {
-                        if let Some(prefix) = lowest(&pool) {
-                            prop_assert!(pool.take(prefix));
-                            model.insert(model_lowest.unwrap(), None);
+                        if let Some(index) = model_lowest {
+                            prop_assert!(pool.take(pool.nth(index).unwrap()));
+                            given.insert(index);
                         }
                     }
-                    1 => {
-                        let had = model.get(&which) == Some(&None);
-                        let prefix = pool.nth(which).unwrap();
-                        prop_assert_eq!(pool.free(prefix, now, now + time), had);
-                        if had && time > 0 {
-                            model.insert(which, Some(now + time));
-                        } else if had {
-                            model.remove(&which);
-                        }
+                    // By name, out of the quarantine too.
+                    1 => prop_assert_eq!(pool.take(prefix), given.insert(which)),
+                    2 => prop_assert_eq!(pool.free(prefix), given.remove(&which)),
+                    3 => {
+                        pool.hold(prefix);
+                        held.insert(which);
                     }
                     _ => {
-                        now += time;
-                        pool.expire(now, usize::MAX);
-                        model.retain(|_, until| until.is_none_or(|until| until > now));
+                        pool.let_go(prefix);
+                        held.remove(&which);
                     }
                 }
-                prop_assert_eq!(pool.used() + pool.quarantined(), model.len() as u64);
+                prop_assert_eq!(pool.used(), given.len() as u64);
+                prop_assert_eq!(pool.quarantined(), held.difference(&given).count() as u64);
             }
         }
     }

@@ -17,6 +17,7 @@ mod claims;
 mod clock;
 mod config;
 mod delegations;
+mod freed;
 mod jobs;
 mod lifecycle;
 mod machine;

@@ -61,6 +61,7 @@ fn store_positions(shared: &Shared) {
     if !writes.is_empty() {
         state.burials.extend(writes.into_iter().map(|write| Logged {
             write,
+            with: Vec::new(),
             transition: None,
         }));
         shared.work.notify_one();

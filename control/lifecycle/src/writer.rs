@@ -210,7 +210,7 @@ impl<J: Journal> Writer<J> {
             for edit in &edits {
                 let late = edit.tunnel_id().and_then(|id| state.late.remove(&id));
                 logged.extend(late.into_iter().flatten());
-                logged.extend(edit.log());
+                logged.extend(edit.log(&state));
                 edit.apply(&mut state);
             }
             planned.push(Planned {
@@ -234,9 +234,11 @@ impl<J: Journal> Writer<J> {
         // Burials may push it over the limit: the rest goes with the next one.
         while !planned.is_empty() {
             let rest = planned.split_off(planned.len().min(Batch::MAX_GROUPS));
-            let groups = planned
-                .iter()
-                .map(|p| -> Group { p.logged.iter().map(|l| l.write.clone()).collect() });
+            let groups = planned.iter().map(|planned| -> Group {
+                let logged = planned.logged.iter();
+                let writes = logged.flat_map(|l| std::iter::once(&l.write).chain(&l.with));
+                writes.cloned().collect()
+            });
             let batch = Batch::new(groups.collect());
             match attempt(&self.shared, &self.journal, &batch).await {
                 Ok(answers) => self.settle(planned, answers),
@@ -274,7 +276,7 @@ impl<J: Journal> Writer<J> {
         let mut seqs = committed.seqs.clone();
         let mut own = Vec::with_capacity(planned.edits.len());
         for logged in &planned.logged {
-            if matches!(logged.write, crate::store::Write::RelayAt { .. }) {
+            if !logged.write.is_logged() {
                 continue;
             }
             let seq = seqs.next().unwrap_or(0);

@@ -12,7 +12,7 @@ use crate::{Account, AccountId, Lifecycle, Pool, PoolId, PoolKind};
 
 /// Every prefix an operator gives is compared with every pool.
 const MAX_POOLS: usize = 1024;
-/// Numbers of a pool that turn out to be routed still: this many are passed over.
+/// Numbers of a pool that turn out to be routed still, or not to be free: this many are passed over.
 const MAX_PASSED: usize = 1024;
 
 fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
@@ -207,13 +207,13 @@ fn lowest(state: &State, account: AccountId, id: PoolId) -> Result<Ipv6Net, Admi
         problem: "gives no prefixes".to_owned(),
     })?;
     let mut candidates = numbers.free_ones().take(MAX_PASSED);
-    let foreign = |p| {
-        state
-            .claims
-            .overlapping(p, |claim| claim.account != account)
-            .is_some()
+    // A former pool may have cut the same numbers differently.
+    let passed = |p| {
+        let claims = &state.claims;
+        let foreign = claims.overlapping(p, |claim| claim.account != account);
+        foreign.is_some() || state.freed.overlaps(p)
     };
     candidates
-        .find(|prefix| !foreign(*prefix))
+        .find(|prefix| !passed(*prefix))
         .ok_or_else(|| AdminError::SoldOut(entry.pool.name.clone()))
 }

@@ -368,14 +368,17 @@ fn check_limits(state: &State, wanted: &Acquire, shared: &Shared) -> Result<(), 
         return Err(sold_out);
     }
     let limit = shared.config.tunnels_per_account as usize;
+    if limit == 0 {
+        return Ok(());
+    }
     let has = state.account(wanted.account).map_or(0, |account| {
         let all = account.tunnels.iter();
         all.filter(|id| !state.releasing.contains(*id)).count()
     });
-    if limit != 0 && has >= limit {
-        return Err(sold_out);
+    match has < limit {
+        true => Ok(()),
+        false => Err(sold_out),
     }
-    Ok(())
 }
 
 fn choose_slot(state: &State, wanted: &Acquire) -> Result<(Slot, Option<AddressPair>), Stop> {

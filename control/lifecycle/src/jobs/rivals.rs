@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::machine::forwards;
 use crate::pairs::pair_of;
 use crate::slots::fits;
-use crate::state::{Entry, State};
+use crate::state::{AccountEntry, Entry, State};
 use crate::{
     AccountId, Acquire, Profile, SlotChoice, Transport, Tunnel, TunnelId, TunnelState,
     WantedTransport,
@@ -31,7 +31,7 @@ pub(super) fn find(state: &State, wanted: &Acquire) -> Rivals {
         return rivals;
     };
     let mut standing: Vec<&Entry> = Vec::new();
-    for entry in account.tunnels.iter().filter_map(|id| state.tunnel(*id)) {
+    for entry in candidates(state, account, wanted) {
         let tunnel = &*entry.tunnel;
         if !forwards(tunnel.state) {
             continue;
@@ -62,6 +62,25 @@ pub(super) fn find(state: &State, wanted: &Acquire) -> Rivals {
     }
     rivals.keep = kept;
     rivals
+}
+
+/// All that can matter: an account may have thousands of tunnels, of which a wish that excludes
+/// nothing meets those with the same ends and the orphans.
+fn candidates<'a>(
+    state: &'a State,
+    account: &'a AccountEntry,
+    wanted: &Acquire,
+) -> impl Iterator<Item = &'a Entry> {
+    let between = state.between(wanted.local, wanted.remote);
+    let between = between.map(|entry| entry.tunnel.id);
+    let between = between.filter(|id| account.tunnels.contains(id) && !wanted.exclusive);
+    let several = match wanted.exclusive {
+        true => &account.tunnels,
+        false => &account.orphans,
+    };
+    let between = between.filter(|id| !several.contains(id));
+    let ids = between.into_iter().chain(several.iter().copied());
+    ids.filter_map(|id| state.tunnel(id))
 }
 
 /// The same as wished for, but for the numbers.

@@ -186,6 +186,7 @@ impl State {
                 cause,
                 quarantine_until: until,
             },
+            with: Vec::new(),
             transition: Some(transition(tunnel, Some(from), to, cause, now)),
         });
         self.remove_tunnel(tunnel.id);

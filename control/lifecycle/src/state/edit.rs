@@ -41,6 +41,8 @@ pub(crate) enum Edit {
 #[derive(Clone, Debug)]
 pub(crate) struct Logged {
     pub(crate) write: Write,
+    /// Goes with it, and has no sequence of its own.
+    pub(crate) with: Vec<Write>,
     pub(crate) transition: Option<Transition>,
 }
 
@@ -81,6 +83,7 @@ pub(crate) fn tunnel_write(before: Option<&Tunnel>, after: &Tunnel, cause: Cause
     };
     Logged {
         write,
+        with: Vec::new(),
         transition: Some(told),
     }
 }
@@ -93,7 +96,8 @@ impl Edit {
         }
     }
 
-    pub(crate) fn log(&self) -> Option<Logged> {
+    /// What is written of it; asked before it is made.
+    pub(crate) fn log(&self, state: &State) -> Option<Logged> {
         let write = match self {
             Self::Tunnel {
                 before,
@@ -132,10 +136,23 @@ impl Edit {
                 (None, None) => return None,
             },
         };
+        let freed = self.freed(state).into_iter();
+        let with = freed.map(|(prefix, until)| Write::Quarantine { prefix, until });
         Some(Logged {
             write,
+            with: with.collect(),
             transition: None,
         })
+    }
+
+    /// Prefixes it puts into quarantine.
+    fn freed(&self, state: &State) -> Vec<(ipnet::Ipv6Net, i64)> {
+        match self {
+            Self::Account { before, after, at } => {
+                state.freed_by(before.as_deref(), after.as_deref(), *at)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Makes the change; what it touches is then on its way to the store.
@@ -146,6 +163,9 @@ impl Edit {
                 state.set_in_commit(after.id, true);
             }
             Self::Account { before, after, .. } => {
+                for (prefix, until) in self.freed(state) {
+                    state.hold(prefix, until);
+                }
                 state.replace_account(before.as_deref(), after.as_ref());
             }
             Self::Secret { account, after, .. } => state.set_sealed(*account, after.clone()),
@@ -156,7 +176,7 @@ impl Edit {
         self.mark_account(state, true);
     }
 
-    /// Takes the change back.
+    /// Takes the change back. A quarantine it began stays: it keeps the number from others only.
     pub(crate) fn revert(&self, state: &mut State) {
         match self {
             Self::Tunnel { before, after, .. } => {

@@ -44,6 +44,9 @@ impl State {
         for pool in loaded.pools {
             state.insert_pool(pool);
         }
+        for (prefix, until) in loaded.quarantine {
+            state.hold(prefix, until);
+        }
         // The longest free first: that is the order in which they come back.
         for (freed, _) in loaded.freed_ports {
             if state.ports.take(freed.address, freed.port) {

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::delegations::Delegations;
+use crate::freed::Freed;
 use crate::pairs::Pairs;
 use crate::ports::Ports;
 use crate::secret::Sealed;
@@ -37,6 +38,8 @@ pub(crate) struct AccountEntry {
     pub(crate) sealed: Option<Sealed>,
     /// All of its tunnels that are no tombstones.
     pub(crate) tunnels: BTreeSet<TunnelId>,
+    /// Those of them that wait for their user.
+    pub(crate) orphans: BTreeSet<TunnelId>,
     /// A change of it is on its way to the store.
     pub(crate) in_commit: bool,
 }
@@ -114,6 +117,8 @@ pub(crate) struct State {
     pub(crate) releasing: HashSet<TunnelId>,
     /// By the end of their grace.
     grace: BTreeSet<(i64, TunnelId)>,
+    /// Prefixes that accounts had.
+    pub(crate) freed: Freed,
     /// Pairs of tombstones, by the end of their quarantine.
     quarantine: BTreeMap<(i64, TunnelId), (crate::AddressPair, u32)>,
     pub(crate) next: NextIds,
@@ -177,7 +182,9 @@ impl State {
             for prefix in &before.prefixes {
                 self.claims.set_own(*prefix, before.id, false);
                 if !kept.contains(prefix) {
-                    self.free_delegation(*prefix);
+                    for pool in self.pools.values_mut() {
+                        pool.delegations.as_mut().map(|d| d.free(*prefix));
+                    }
                 }
             }
         }
@@ -200,6 +207,7 @@ impl State {
                         account: after.clone(),
                         sealed: None,
                         tunnels: BTreeSet::new(),
+                        orphans: BTreeSet::new(),
                         in_commit: false,
                     });
                 entry.account = after.clone();
@@ -208,12 +216,34 @@ impl State {
         }
     }
 
-    fn free_delegation(&mut self, prefix: Ipv6Net) {
-        let now = self.clock.now();
-        for entry in self.pools.values_mut() {
-            let until = now + i64::from(entry.pool.quarantine_seconds) * 1_000_000;
-            if let Some(delegations) = &mut entry.delegations {
-                delegations.free(prefix, now, until);
+    /// What goes into quarantine, and until when, if an account changes so.
+    pub(crate) fn freed_by(
+        &self,
+        before: Option<&Account>,
+        after: Option<&Account>,
+        at: i64,
+    ) -> Vec<(Ipv6Net, i64)> {
+        let had = before.map_or(&[][..], |a| &a.prefixes);
+        let kept = after.map_or(&[][..], |a| &a.prefixes);
+        let gone = had.iter().filter(|prefix| !kept.contains(prefix));
+        let until = |prefix: &Ipv6Net| {
+            let mut pools = self.pools.values();
+            let pool = pools.find(|entry| {
+                let numbers = entry.delegations.as_ref();
+                numbers.is_some_and(|d| d.index_of(*prefix).is_some())
+            });
+            let seconds = pool.map_or(0, |entry| entry.pool.quarantine_seconds);
+            (seconds > 0).then(|| (*prefix, at + i64::from(seconds) * 1_000_000))
+        };
+        gone.filter_map(until).collect()
+    }
+
+    /// Keeps a prefix from everybody until then.
+    pub(crate) fn hold(&mut self, prefix: Ipv6Net, until: i64) {
+        self.freed.hold(prefix, until);
+        for pool in self.pools.values_mut() {
+            if let Some(delegations) = &mut pool.delegations {
+                delegations.hold(prefix);
             }
         }
     }

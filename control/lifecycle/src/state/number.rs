@@ -93,6 +93,9 @@ impl State {
         }
         if let Some(account) = self.accounts.get_mut(&tunnel.account) {
             account.tunnels.insert(tunnel.id);
+            if tunnel.state == TunnelState::Orphaned {
+                account.orphans.insert(tunnel.id);
+            }
         }
     }
 
@@ -123,6 +126,7 @@ impl State {
         self.releasing.remove(&tunnel.id);
         if let Some(account) = self.accounts.get_mut(&tunnel.account) {
             account.tunnels.remove(&tunnel.id);
+            account.orphans.remove(&tunnel.id);
         }
     }
 
@@ -243,16 +247,19 @@ impl State {
             self.pairs.free(&pair, unit);
             ended += 1;
         }
-        for pool in self.pools.values_mut() {
-            if let Some(delegations) = &mut pool.delegations {
-                ended += delegations.expire(now, limit);
+        for prefix in self.freed.expire(now, limit) {
+            for pool in self.pools.values_mut() {
+                if let Some(delegations) = &mut pool.delegations {
+                    delegations.let_go(prefix);
+                }
             }
+            ended += 1;
         }
         self.came_free |= ended > 0;
         ended
     }
 
-    /// Adds a pool; what accounts have of it already is marked as given.
+    /// Adds a pool; what accounts have or had of it already is marked.
     pub(crate) fn insert_pool(&mut self, pool: Pool) {
         let mut delegations = match pool.kind {
             PoolKind::HostPair => None,
@@ -263,6 +270,9 @@ impl State {
                 for prefix in &entry.account.prefixes {
                     delegations.take(*prefix);
                 }
+            }
+            for prefix in self.freed.inside(pool.prefix) {
+                delegations.hold(prefix);
             }
         }
         self.pools.insert(pool.id, PoolEntry { pool, delegations });

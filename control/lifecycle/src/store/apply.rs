@@ -123,7 +123,7 @@ pub(super) async fn apply(
                 tunnels.write(link).await?;
                 apply_one(link, write).await?;
             }
-            if !matches!(write, Write::RelayAt { .. }) {
+            if write.is_logged() {
                 next += 1;
             }
         }
@@ -172,8 +172,8 @@ impl<'a> Tunnels<'a> {
                 quarantine_until,
                 ..
             } => (tunnel, false, Some(*quarantine_until), None),
-            // A position of a relay can wait for the end.
-            Write::RelayAt { .. } => return Ok(true),
+            // These can wait for the end.
+            Write::Quarantine { .. } | Write::RelayAt { .. } => return Ok(true),
             _ => return Ok(false),
         };
         let state = match quarantine_until {
@@ -297,13 +297,15 @@ async fn insert_prefixes<'a>(
     Ok(())
 }
 
-/// Rows of the change log and the history, and positions of relays: nothing refers to them, so they
-/// are written at the end.
+/// Rows of the change log and the history, prefixes in quarantine and positions of relays: nothing
+/// refers to them, so they are written at the end.
 #[derive(Default)]
 struct Journal {
     changes: Vec<Vec<Value>>,
     history: Vec<Vec<Value>>,
     relays: HashMap<Arc<str>, (i64, i64)>,
+    /// One statement must not have a row twice.
+    quarantine: HashMap<Ipv6Net, i64>,
 }
 
 impl Journal {
@@ -341,6 +343,11 @@ impl Journal {
                 (Change::TunnelBuried(tunnel.id), tunnel.state_at)
             }
             Write::ForgetTunnel { tunnel, at } => (Change::TunnelForgotten(*tunnel), *at),
+            Write::Quarantine { prefix, until } => {
+                let known = self.quarantine.entry(*prefix).or_insert(*until);
+                *known = (*known).max(*until);
+                return;
+            }
             Write::RelayAt { relay, seq, at } => {
                 self.relays.insert(relay.clone(), (*seq, *at));
                 return;
@@ -377,6 +384,15 @@ impl Journal {
         let head = "INSERT INTO tunnel_history \
              (seq, tunnel, account, at, from_state, to_state, cause, remote) VALUES ";
         rows_in_chunks(link, head, "", self.history).await?;
+        let rows = self.quarantine.into_iter().map(|(net, until)| {
+            let [prefix, len] = code::net_columns(&net);
+            vec![prefix, len, until.into()]
+        });
+        let rows = rows.collect();
+        let head = "INSERT INTO quarantine (prefix, len, ends_at) VALUES ";
+        let tail = " ON CONFLICT (prefix, len) DO UPDATE SET ends_at = excluded.ends_at \
+             WHERE excluded.ends_at > quarantine.ends_at";
+        rows_in_chunks(link, head, tail, rows).await?;
         let relays = self.relays.into_iter();
         let rows = relays.map(|(name, (seq, at))| vec![Value::Text(name), seq.into(), at.into()]);
         let rows = rows.collect();
@@ -437,6 +453,7 @@ async fn apply_one(link: &mut Link, write: &Write) -> Result<(), Refusal> {
         Write::InsertTunnel { .. }
         | Write::UpdateTunnel { .. }
         | Write::BuryTunnel { .. }
+        | Write::Quarantine { .. }
         | Write::RelayAt { .. } => 1,
     };
     if changed == 0 {

@@ -94,6 +94,10 @@ async fn remove(
     let oldest = bounds.tombstone_at.max(age.saturating_sub(1));
     let values = [oldest, now, AT_ONCE];
     let tombstones = link.execute(sql, values.map(Value::Int).to_vec()).await?;
+    let sql = "DELETE FROM quarantine WHERE (prefix, len) IN (SELECT prefix, len FROM quarantine \
+         WHERE ends_at <= $1 ORDER BY ends_at LIMIT $2)";
+    let values = [now, AT_ONCE];
+    let quarantine = link.execute(sql, values.map(Value::Int).to_vec()).await?;
     let sql = "DELETE FROM writer WHERE at < $1 AND id <> $2";
     let own = Value::Bytes(inner.writer_id.to_vec());
     let silent = Value::Int(now.saturating_sub(WRITER_AGE));
@@ -104,6 +108,6 @@ async fn remove(
         changes,
         history,
         tombstones,
-        more: [changes, history, tombstones].contains(&full),
+        more: [changes, history, tombstones, quarantine].contains(&full),
     })
 }

@@ -70,6 +70,12 @@ async fn load_all(link: &mut Link, now: i64) -> Result<Loaded, sqlx::Error> {
         last = tombstone.tunnel.id.0;
         loaded.tombstones.append(&mut page);
     }
+    let sql = "SELECT prefix, len, ends_at FROM quarantine WHERE ends_at > $1 \
+         ORDER BY prefix, len";
+    for row in link.rows(sql, vec![now.into()]).await? {
+        let net = code::parse_net(&row, 0)?;
+        loaded.quarantine.push((net, row.int(2)?));
+    }
     let sql = "SELECT local, local_port, max(state_at) FROM tunnel \
          WHERE state = 'tombstone' AND local_port IS NOT NULL \
          GROUP BY local, local_port ORDER BY 3, 1, 2";

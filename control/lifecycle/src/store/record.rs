@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ipnet::Ipv6Net;
+
 use crate::model::{
     Account, AccountId, Cause, EndpointV4, Pool, PoolId, Tunnel, TunnelId, TunnelState,
 };
@@ -49,7 +51,7 @@ impl Batch {
     }
 }
 
-/// One change. All but [`Write::RelayAt`] are entered in the change log.
+/// One change. All but [`Write::Quarantine`] and [`Write::RelayAt`] are entered in the change log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// A new account with its prefixes; `has_secret` is not looked at.
@@ -134,6 +136,14 @@ pub enum Write {
         /// When.
         at: i64,
     },
+    /// A prefix that was taken back is given to nobody before `until`; the later of two times counts.
+    /// Not logged: what takes it back is.
+    Quarantine {
+        /// The prefix.
+        prefix: Ipv6Net,
+        /// Until when. [`super::Store::load`] brings it back until then.
+        until: i64,
+    },
     /// How far a dataplane follows. Not logged.
     RelayAt {
         /// Name of the dataplane in the configuration.
@@ -143,6 +153,13 @@ pub enum Write {
         /// When.
         at: i64,
     },
+}
+
+impl Write {
+    /// Whether it has a sequence in the change log.
+    pub(crate) fn is_logged(&self) -> bool {
+        !matches!(self, Write::Quarantine { .. } | Write::RelayAt { .. })
+    }
 }
 
 /// A group was applied.
@@ -238,6 +255,8 @@ pub struct Loaded {
     pub tunnels: Vec<Tunnel>,
     /// Those in quarantine, by id.
     pub tombstones: Vec<Tombstone>,
+    /// Prefixes in quarantine, and until when.
+    pub quarantine: Vec<(Ipv6Net, i64)>,
     /// Relay UDP ports of tombstones that are still known, in quarantine or not, and when each was
     /// last given up; longest ago first.
     pub freed_ports: Vec<(EndpointV4, i64)>,

@@ -449,6 +449,47 @@ async fn pools_give_and_take_back_and_imports_repeat() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_prefix_that_was_taken_back_stays_in_quarantine_over_a_crash() {
+    let world = World::new(1).await;
+    let service = world.start().await;
+    let alice = account(&service, "alice", &[]).await;
+    let new = |name: &str, len| NewPool {
+        name: name.to_owned(),
+        kind: PoolKind::Delegation { len },
+        prefix: "2001:db8::/55".parse().unwrap(),
+        quarantine_seconds: 60,
+    };
+    let pool = service.add_pool(new("homes", 56)).await.unwrap().id;
+    let first = service.delegate(alice, pool).await.unwrap();
+    let second = service.delegate(alice, pool).await.unwrap();
+    service.take_back(alice, first).await.unwrap();
+    // An account that goes gives back what it had.
+    service.delete_account(alice).await.unwrap();
+    service.inner.kill();
+    drop(service);
+
+    let service = world.start().await;
+    let bob = account(&service, "bob", &[]).await;
+    let sold_out = Err(AdminError::SoldOut("homes".to_owned()));
+    assert_eq!(service.delegate(bob, pool).await, sold_out);
+    assert_eq!(service.pools()[0].quarantined, 2);
+    // Nor under another name, cut differently.
+    service.delete_pool(pool).await.unwrap();
+    let other = service.add_pool(new("others", 64)).await.unwrap().id;
+    let sold_out = Err(AdminError::SoldOut("others".to_owned()));
+    assert_eq!(service.delegate(bob, other).await, sold_out);
+    // By name the operator may.
+    service.delete_pool(other).await.unwrap();
+    let pool = service.add_pool(new("homes", 56)).await.unwrap().id;
+    service.set_prefixes(bob, vec![second]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert!(service.delegate(bob, pool).await.is_err());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(service.delegate(bob, pool).await, Ok(first));
+    assert!(service.delegate(bob, pool).await.is_err(), "one is bob's");
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_hold() {
     let mut world = World::new(1).await;
     world.config.tunnels_per_account = 2;

@@ -1,17 +1,18 @@
 //! Many at once: random lives with crashes, and how fast it goes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream;
+use ipnet::Ipv6Net;
 use proptest::prelude::*;
 
-use super::model::{RELAY, World, account, link, stand_still, until};
+use super::model::{RELAY, World, account, clock, link, stand_still, until};
 use crate::pairs::link_of;
-use crate::store::{Batch, Write};
+use crate::store::{Batch, Tombstone, Write};
 use crate::*;
 
 #[derive(Clone, Debug)]
@@ -28,6 +29,9 @@ enum Step {
     Away(usize, bool),
     StoreAway(bool),
     LoseAnswer,
+    /// An account gets a prefix of a pool.
+    Delegate(usize),
+    TakeBack(usize),
     Pass(u16),
 }
 
@@ -42,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0_usize..2, any::<bool>()).prop_map(|(d, away)| Step::Away(d, away)),
         1 => any::<bool>().prop_map(Step::StoreAway),
         1 => Just(Step::LoseAnswer),
+        2 => (0_usize..4).prop_map(Step::Delegate),
+        2 => (0_usize..20).prop_map(Step::TakeBack),
         3 => (1_u16..20_000).prop_map(Step::Pass),
     ]
 }
@@ -57,7 +63,7 @@ fn wish(account: AccountId, kind: u8, host: u8) -> Acquire {
         0 => bare,
         1 => Acquire {
             profile: Profile::Host,
-            host_prefix: Some("2001:db8:ffff::/64".parse().unwrap()),
+            host_prefix: Some(HOSTS.parse().unwrap()),
             ..bare
         },
         2 => Acquire {
@@ -99,11 +105,43 @@ fn check_numbers(tunnels: &[Tunnel]) {
     }
 }
 
+const HOSTS: &str = "2001:db8:ffff::/64";
+const HOST_QUARANTINE: u32 = 15;
+const DELEGATION_QUARANTINE: u32 = 25;
+
+/// No pair came back before its time.
+fn check_quarantine(tombstones: &[Tombstone], live: &[Tunnel]) {
+    // Pair, from when to when it was nobody else's.
+    let mut spans = Vec::new();
+    for tombstone in tombstones {
+        let tunnel = &tombstone.tunnel;
+        if let Some(pair) = tunnel.pair {
+            let least = tunnel.state_at + i64::from(HOST_QUARANTINE) * 1_000_000;
+            spans.push((pair.client, tunnel.created_at, least));
+        }
+    }
+    let pairs = live
+        .iter()
+        .filter_map(|t| Some((t.pair?.client, t.created_at)));
+    spans.extend(pairs.map(|(client, from)| (client, from, i64::MAX)));
+    spans.sort_unstable();
+    for two in spans.windows(2) {
+        let [(pair, _, until), (next, from, _)] = *two else {
+            continue;
+        };
+        assert!(pair != next || until <= from, "{pair} came back too early");
+    }
+}
+
 struct Storm {
     world: World,
     service: Lifecycle,
     accounts: Vec<AccountId>,
     leases: Vec<Lease>,
+    pool: PoolId,
+    delegated: Vec<(AccountId, Ipv6Net)>,
+    /// When somebody had to give it back, at the earliest.
+    taken_back: HashMap<Ipv6Net, i64>,
 }
 
 impl Storm {
@@ -115,11 +153,55 @@ impl Storm {
             let prefix = format!("2001:db8:{n}::/48");
             accounts.push(account(&service, &format!("user{n}"), &[&prefix]).await);
         }
+        let hosts = NewPool {
+            name: "hosts".to_owned(),
+            kind: PoolKind::HostPair,
+            prefix: HOSTS.parse().unwrap(),
+            quarantine_seconds: HOST_QUARANTINE,
+        };
+        service.add_pool(hosts).await.unwrap();
+        let homes = NewPool {
+            name: "homes".to_owned(),
+            kind: PoolKind::Delegation { len: 64 },
+            prefix: "2001:db8:d::/61".parse().unwrap(),
+            quarantine_seconds: DELEGATION_QUARANTINE,
+        };
+        let pool = service.add_pool(homes).await.unwrap().id;
         Self {
             world,
             service,
             accounts,
             leases: Vec::new(),
+            pool,
+            delegated: Vec::new(),
+            taken_back: HashMap::new(),
+        }
+    }
+
+    async fn delegate(&mut self, account: AccountId) {
+        let Ok(prefix) = self.service.delegate(account, self.pool).await else {
+            return;
+        };
+        let taken_back = self.taken_back.get(&prefix).copied().unwrap_or(0);
+        let until = taken_back + i64::from(DELEGATION_QUARANTINE) * 1_000_000;
+        assert!(clock().now() >= until, "{prefix} came back too early");
+        self.delegated.push((account, prefix));
+    }
+
+    async fn take_back(&mut self, which: usize) {
+        if self.delegated.is_empty() {
+            return;
+        }
+        let which = which % self.delegated.len();
+        let (account, prefix) = self.delegated[which];
+        let now = clock().now();
+        let done = self.service.take_back(account, prefix).await;
+        // Not done in time may be done yet: then it is tried again, and is not found.
+        if matches!(done, Ok(()) | Err(AdminError::NotFound { .. })) {
+            self.delegated.swap_remove(which);
+        }
+        if done.is_ok() {
+            self.taken_back.insert(prefix, now);
         }
     }
 
@@ -151,6 +233,8 @@ impl Storm {
                 self.world.dataplanes[n].cut();
             }
             Step::StoreAway(away) => self.world.trouble.lock().away = away,
+            Step::Delegate(account) => self.delegate(self.accounts[account]).await,
+            Step::TakeBack(which) => self.take_back(which).await,
             Step::LoseAnswer => self.world.trouble.lock().lost_answers = 1,
             Step::Pass(millis) => tokio::time::sleep(Duration::from_millis(millis.into())).await,
         }
@@ -218,6 +302,8 @@ impl Storm {
         let loaded = self.world.store.load(0).await.unwrap();
         let stored: Vec<_> = loaded.tunnels.iter().map(|t| t.id).collect();
         assert_eq!(stored, ids, "the store agrees");
+        let tombstones = self.world.store.tombstones(None, 10_000).await.unwrap();
+        check_quarantine(&tombstones, &loaded.tunnels);
     }
 }
 

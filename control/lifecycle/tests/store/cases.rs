@@ -671,3 +671,40 @@ pub(crate) async fn a_closed_store_is_unavailable(home: &Home) {
     let store = home.open().await;
     assert_eq!(store.load(0).await.expect("load").accounts, []);
 }
+
+pub(crate) async fn prefixes_come_back_while_in_quarantine(home: &Home) {
+    let store = home.open().await;
+    let hold = |prefix: &str, until| Write::Quarantine {
+        prefix: prefix.parse().expect("prefix"),
+        until,
+    };
+    let mut owner = account(1);
+    owner.prefixes = vec!["2001:db8:1::/48".parse().expect("prefix")];
+    put(&store, vec![Write::InsertAccount(owner.clone())]).await;
+    owner.prefixes.clear();
+    let update = Write::UpdateAccount(owner);
+    let committed = put(&store, vec![update, hold("2001:db8:1::/48", 100)]).await;
+    assert_eq!(committed.seqs, 2..3, "it has no sequence of its own");
+    let refused = Write::UpdateAccount(account(9));
+    let groups = vec![
+        vec![hold("2001:db8:2::/48", 50), hold("2001:db8:2::/48", 40)],
+        // The later end counts, in one batch or in two.
+        vec![hold("2001:db8:1::/48", 90)],
+        vec![hold("2001:db8:3::/48", 100), refused],
+    ];
+    let answers = commit(&store, groups).await;
+    assert!(answers[0].is_ok() && answers[1].is_ok() && answers[2].is_err());
+    store.close().await;
+
+    let store = home.open().await;
+    let at = async |now| store.load(now).await.expect("load").quarantine;
+    let net = |text: &str| text.parse().expect("prefix");
+    let both = [(net("2001:db8:1::/48"), 100), (net("2001:db8:2::/48"), 50)];
+    assert_eq!(at(49).await, both);
+    assert_eq!(at(50).await, both[..1]);
+    let keep = Retention::default();
+    store.prune(&keep, 60).await.expect("prune");
+    assert_eq!(at(0).await, both[..1], "what is over was removed");
+    store.prune(&keep, 100).await.expect("prune");
+    assert_eq!(at(0).await, []);
+}

@@ -46,5 +46,6 @@ on_both_engines!(
     ids_are_never_given_twice,
     prune_keeps_to_age_and_number,
     tombstones_come_back_while_in_quarantine,
+    prefixes_come_back_while_in_quarantine,
     a_closed_store_is_unavailable,
 );
