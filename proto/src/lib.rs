@@ -33,10 +33,7 @@ pub mod control {
     pub const ERROR_DOMAIN: &str = "sixferry.control";
 
     /// `sixferry.control.v1`.
-    #[expect(
-        clippy::allow_attributes_without_reason,
-        reason = "generated code"
-    )]
+    #[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         tonic::include_proto!("sixferry.control.v1");
     }

@@ -142,16 +142,7 @@ fn exit(
         let [from, to] = [outer_src, outer_dst].map(u32::from_be_bytes);
         embedded::exit(tables, domain, parsed, from, to)?;
     } else if elsewhere {
-        // only a global source proves anything
-        if ipv6::is_invalid_source(src) {
-            return Err(DropReason::V6SrcInvalid.into());
-        }
-        if ipv6::is_link_local(src) {
-            return Err(DropReason::V6SrcScope.into());
-        }
-        if !owns_source(tables, id, record, src) {
-            return Err(DropReason::InnerSrcSpoof.into());
-        }
+        proves_itself(tables, id, record, src)?;
         udp::moved(context, parsed, id, record)?;
     }
     if ipv6::is_invalid_source(src) {
@@ -348,6 +339,30 @@ fn owns_source(tables: &Tables, id: TunnelId, record: &TunnelRecord, src: u128) 
             // our own address on the link is nobody else's
             _ => false,
         }
+}
+
+/// Whether `src` shows that a packet from elsewhere is the peer's. Only a global source of the tunnel
+/// does; a tunnel without prefixes has none to show, so there any link-local one has to do, but only
+/// where the address that sends it was known before.
+#[cold]
+fn proves_itself(
+    tables: &Tables,
+    id: TunnelId,
+    record: &TunnelRecord,
+    src: u128,
+) -> Result<(), DropReason> {
+    if ipv6::is_invalid_source(src) {
+        return Err(DropReason::V6SrcInvalid);
+    }
+    if ipv6::is_link_local(src) {
+        let enough = record.moves_port_only() && !record.has_prefixes();
+        return enough.then_some(()).ok_or(DropReason::V6SrcScope);
+    }
+    if owns_source(tables, id, record, src) {
+        Ok(())
+    } else {
+        Err(DropReason::InnerSrcSpoof)
+    }
 }
 
 /// The traffic class to forward, if it differs from the one inside; notes combinations that RFC 6040

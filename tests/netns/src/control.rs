@@ -2,9 +2,11 @@
 //!
 //! Its directory outlives the process: a test kills the daemon and starts it again on the same store.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::future::Future;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ use crate::wait::wait_for;
 
 const READY: Duration = Duration::from_secs(30);
 const CALL: Duration = Duration::from_secs(20);
+/// The metrics page, in the daemon's namespace.
+const METRICS_PORT: u16 = 9465;
 /// Pages of lists.
 const PAGE: u32 = 1000;
 
@@ -38,6 +42,7 @@ pub struct Control {
     /// `None` between [`Control::kill`] and [`Control::start_again`].
     process: Option<Guarded>,
     home: TempDir,
+    config: ControlConfig,
     runs: u32,
     runtime: Runtime,
 }
@@ -45,17 +50,23 @@ pub struct Control {
 /// Its configuration in the making.
 #[derive(Clone, Debug)]
 pub struct ControlConfig {
+    control: String,
     lifecycle: String,
-    dtcp: String,
+    dtcp: Option<String>,
     store: Option<String>,
+    only: Option<&'static str>,
+    metrics_port: u16,
 }
 
 impl Default for ControlConfig {
     fn default() -> Self {
         Self {
+            control: String::new(),
             lifecycle: "grace_seconds = 30\ntunnels_per_user = 0".to_owned(),
-            dtcp: String::new(),
+            dtcp: Some(String::new()),
             store: None,
+            only: None,
+            metrics_port: METRICS_PORT,
         }
     }
 }
@@ -71,7 +82,23 @@ impl ControlConfig {
     /// Lines of `[dtcp]`.
     #[must_use]
     pub fn dtcp(mut self, keys: &str) -> Self {
-        keys.clone_into(&mut self.dtcp);
+        self.dtcp = Some(keys.to_owned());
+        self
+    }
+
+    /// The lifecycle alone, for the DTCP server of another process.
+    #[must_use]
+    pub fn only_lifecycle(mut self) -> Self {
+        self.only = Some("lifecycle");
+        self
+    }
+
+    /// The DTCP server alone, with the lifecycle behind `socket`.
+    #[must_use]
+    pub fn only_dtcp(mut self, socket: &Path) -> Self {
+        self.only = Some("dtcp");
+        self.control = format!("lifecycle = \"unix:{}\"\n", socket.display());
+        self.metrics_port = METRICS_PORT + 1;
         self
     }
 
@@ -85,16 +112,18 @@ impl ControlConfig {
     fn text(&self, dir: &Path, dataplane: &Path) -> String {
         let (dir, dataplane) = (dir.display(), dataplane.display());
         let mut text = format!(
-            "[control]\nstate_dir = \"{dir}/state\"\nunix_socket = \"{dir}/control.sock\"\n\
-             [metrics]\nlisten = \"\"\n\
+            "[control]\nstate_dir = \"{dir}/state\"\nunix_socket = \"{dir}/control.sock\"\n{}\
+             [metrics]\nlisten = \"127.0.0.1:{}\"\n\
              [lifecycle]\n{}\n\
              [[dataplane]]\nname = \"relay\"\naddress = \"unix:{dataplane}\"\n",
-            self.lifecycle
+            self.control, self.metrics_port, self.lifecycle
         );
         if let Some(url) = &self.store {
             let _ = writeln!(text, "[store]\nurl = \"{url}\"");
         }
-        let _ = writeln!(text, "[dtcp]\n{}", self.dtcp);
+        if let Some(dtcp) = &self.dtcp {
+            let _ = writeln!(text, "[dtcp]\n{dtcp}");
+        }
         text
     }
 }
@@ -113,6 +142,7 @@ impl Control {
         let mut control = Self {
             process: None,
             home,
+            config: config.clone(),
             runs: 0,
             runtime: Builder::new_current_thread()
                 .enable_all()
@@ -139,11 +169,14 @@ impl Control {
     pub fn launch(&mut self, net: &Net) {
         let program = program("sixferry-control");
         let file = self.home.path().join("control.toml");
-        let words = [
+        let mut words = vec![
             program.to_str().expect("a plain path"),
             "--config",
             file.to_str().expect("a plain path"),
         ];
+        if let Some(part) = self.config.only {
+            words.extend_from_slice(&["--only", part]);
+        }
         self.runs += 1;
         let log = self.home.path().join(format!("log-{}", self.runs));
         let process = Guarded::spawn("sixferry-control", &net.wrapper(), &words, &log);
@@ -157,7 +190,7 @@ impl Control {
     pub fn wait_ready(&mut self) {
         let ready = wait_for(READY, || {
             let ended = self.process.as_mut().and_then(Guarded::ended);
-            (ended.is_some() || self.users_answer()).then_some(ended)
+            (ended.is_some() || self.answers()).then_some(ended)
         });
         if !matches!(ready, Some((None, _))) {
             panic!("sixferry-control is not ready: {ready:?}\n{}", self.log());
@@ -250,10 +283,55 @@ impl Control {
         answer.expect("the sessions").sessions
     }
 
-    fn users_answer(&self) -> bool {
+    /// A figure of the metrics page, the sum over its labels; `None` when there is none.
+    ///
+    /// # Panics
+    /// When there is no page.
+    #[must_use]
+    pub fn metric(&self, net: &Net, name: &str) -> Option<f64> {
+        let page = self.metrics(net);
+        let rows = page.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let is_it = key
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+            is_it.then(|| value.parse::<f64>().ok())?
+        });
+        let found: Vec<f64> = rows.collect();
+        (!found.is_empty()).then(|| found.iter().sum())
+    }
+
+    /// The metrics page.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn metrics(&self, net: &Net) -> String {
+        let read = net.enter(|| {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.config.metrics_port))?;
+            stream.set_read_timeout(Some(CALL))?;
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page)?;
+            Ok::<_, std::io::Error>(page)
+        });
+        let page = read.unwrap_or_else(|error| panic!("the metrics page: {error}"));
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+        page
+    }
+
+    fn answers(&self) -> bool {
         let Some(channel) = self.channel() else {
             return false;
         };
+        if self.config.only == Some("dtcp") {
+            let mut client = DtcpAdminServiceClient::new(channel);
+            let request = ListSessionsRequest::default();
+            return self
+                .call(async move { client.list_sessions(request).await })
+                .is_ok();
+        }
         let mut client = TunnelAdminServiceClient::new(channel);
         let request = ListTunnelsRequest::default();
         self.call(async move { client.list_tunnels(request).await })

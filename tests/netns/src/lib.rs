@@ -20,6 +20,7 @@ pub mod flow;
 pub mod guest;
 pub mod ledger;
 pub mod link;
+pub mod login;
 pub mod net;
 pub mod ping;
 pub mod process;

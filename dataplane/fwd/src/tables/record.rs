@@ -43,6 +43,9 @@ pub(crate) const REBIND_CONTROL: u16 = 1 << 14;
 /// comes from the configured address.
 pub(crate) const REBIND_INNER: u16 = 1 << 15;
 
+/// Prefix and mask of a tunnel without one: nothing matches.
+const NO_PREFIX: (u128, u128) = (1, 0);
+
 /// No learnt state.
 pub(crate) const NO_SIDE: u32 = u32::MAX;
 
@@ -118,8 +121,8 @@ impl TunnelRecord {
         };
         let (prefix, prefix_mask) = match spec.prefixes.first() {
             Some(p) => (p.bits(), mask_of(p.len())),
-            // no prefix: nothing matches, the FIB (link prefix) decides
-            None => (1, 0),
+            // the FIB (link prefix) decides
+            None => NO_PREFIX,
         };
         let outer = OuterFields::new(spec.ttl, spec.dscp, spec.dscp_decap_copy, spec.ecn);
         Self {
@@ -151,8 +154,8 @@ impl TunnelRecord {
         set(MSS_CLAMP, spec.mss_clamp);
         let outer = OuterFields::new(spec.ttl, spec.dscp, spec.dscp_decap_copy, spec.ecn);
         Self {
-            prefix: 1,
-            prefix_mask: 0,
+            prefix: NO_PREFIX.0,
+            prefix_mask: NO_PREFIX.1,
             template_sum: template(ipv4::PROTO_IPV6, source, [0; 4]),
             local: source,
             remote: [0; 4],
@@ -184,6 +187,11 @@ impl TunnelRecord {
     pub(crate) const fn moves_port_only(&self) -> bool {
         let both = REBIND_CONTROL | REBIND_INNER;
         self.flags & both == both
+    }
+
+    /// Whether any global source is the tunnel's.
+    pub(crate) const fn has_prefixes(&self) -> bool {
+        self.has(MORE) || self.prefix != NO_PREFIX.0 || self.prefix_mask != NO_PREFIX.1
     }
 
     /// Whether `source` lies in the record's prefix.

@@ -1,6 +1,12 @@
 //! The access service from end to end: accounts, the control plane, the dataplane, and clients that
 //! log in by DTCP from several places at once.
 
+mod hostile;
+mod parts;
+mod store;
+mod tool;
+mod udp;
+
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -35,18 +41,31 @@ const BOB: Account = ("bob", &[]);
 const CAROL: Account = ("carol", &["2001:db8:1003::/48"]);
 const DAVE: Account = ("dave", &[]);
 
+/// The relay without users.
+fn relay() -> (Lab, Daemon) {
+    let lab = LabPlan::new().without_guest().build().expect("a lab");
+    lab.host
+        .ip(&format!("route add 2001:db8::/32 via {RELAY_V6}"));
+    let daemon = Daemon::start(&lab.relay, &DaemonConfig::ports_of_lab(&lab, "auto"));
+    (lab, daemon)
+}
+
+/// Section `[dtcp]`; `more` are further tables of it.
+fn dtcp_keys(more: &str) -> String {
+    format!(
+        "host_prefix = \"{PAIRS}\"\nnetwork = true\nlisten = [\"{RELAY_V4}\"]\n\
+         interfaces = \"gif0\"\n[dtcp.udp]\nenabled = true\n{more}"
+    )
+}
+
 impl Service {
     fn start(accounts: &[Account]) -> Self {
-        let lab = LabPlan::new().without_guest().build().expect("a lab");
-        lab.host
-            .ip(&format!("route add 2001:db8::/32 via {RELAY_V6}"));
-        let daemon = Daemon::start(&lab.relay, &DaemonConfig::ports_of_lab(&lab, "auto"));
-        let keys = format!(
-            "host_prefix = \"{PAIRS}\"\nnetwork = true\nlisten = [\"{RELAY_V4}\"]\n\
-             interfaces = \"gif0\"\n[dtcp.udp]\nenabled = true"
-        );
-        let config = ControlConfig::default().dtcp(&keys);
-        let control = Control::start(&lab.relay, &daemon, &config);
+        Self::start_with(accounts, &ControlConfig::default().dtcp(&dtcp_keys("")))
+    }
+
+    fn start_with(accounts: &[Account], config: &ControlConfig) -> Self {
+        let (lab, daemon) = relay();
+        let control = Control::start(&lab.relay, &daemon, config);
         for (name, prefixes) in accounts {
             control.add_user(name, &secret(name), prefixes);
         }

@@ -143,6 +143,62 @@ fn only_the_port_of_a_known_address_may_be_learnt() {
     assert_eq!(receive(&mut relay, NAT, 52_000, &inner).verdict, refused);
 }
 
+/// A tunnel without prefixes: its user has nothing but his link-local address.
+fn bare(rebind: Rebind) -> Relay {
+    let mut relay = relay(Rebind::InnerSourcePort);
+    relay.change(relay.a, |spec| {
+        spec.prefixes.clear();
+        spec.link = None;
+        if let EncapKind::Udp(udp) = &mut spec.encap {
+            udp.rebind = rebind;
+        }
+    });
+    relay
+}
+
+#[test]
+fn link_local_source_proves_the_port_of_a_tunnel_without_prefixes() {
+    let mut relay = bare(Rebind::InnerSourcePort);
+    let solicitation = || udp("fe80::c000:20a", "ff02::2", 255, 8);
+    // What it says goes no further, and only its address may say it.
+    let sent = receive(&mut relay, NAT, 51_000, &solicitation());
+    let refused = Verdict::Drop(DropReason::UdpRemoteMismatch);
+    assert_eq!(sent.verdict, refused);
+    let sent = receive(&mut relay, REMOTE_A, 51_000, &udp(USER_A, HOST, 64, 8));
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::InnerSrcSpoof));
+    assert_eq!(relay.builder.endpoint(relay.a), Some(CONFIGURED));
+    let sent = receive(&mut relay, REMOTE_A, 51_000, &solicitation());
+    assert_eq!(sent.verdict, Verdict::Drop(DropReason::V6SrcScope));
+    let to = (REMOTE_A, 51_000);
+    assert_eq!(relay.builder.endpoint(relay.a), Some(to));
+    let moved = Event::EndpointChanged {
+        tunnel: relay.a,
+        from: CONFIGURED,
+        to,
+    };
+    assert_eq!(events(&mut relay), [moved]);
+    let sent = receive(&mut relay, REMOTE_A, 52_000, &solicitation());
+    assert_eq!(sent.verdict, refused, "within the second");
+}
+
+#[test]
+fn link_local_source_proves_nothing_else() {
+    let link_local = || udp("fe80::c000:20a", "ff02::2", 255, 8);
+    let refused = Verdict::Drop(DropReason::V6SrcScope);
+    for rebind in [Rebind::InnerSource, Rebind::Control] {
+        let mut relay = bare(rebind);
+        let sent = receive(&mut relay, REMOTE_A, 51_000, &link_local());
+        assert_eq!(sent.verdict, refused, "{rebind:?}");
+        assert_eq!(relay.builder.endpoint(relay.a), Some(CONFIGURED));
+    }
+    // A user with a prefix has a better proof.
+    let mut relay = relay(Rebind::InnerSourcePort);
+    let sent = receive(&mut relay, REMOTE_A, 51_000, &link_local());
+    assert_eq!(sent.verdict, refused);
+    assert_eq!(relay.builder.endpoint(relay.a), Some(CONFIGURED));
+    assert_eq!(events(&mut relay), []);
+}
+
 #[test]
 fn port_of_an_unknown_address_is_not_learnt() {
     let mut relay = relay(Rebind::InnerSource);
