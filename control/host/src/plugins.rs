@@ -141,19 +141,18 @@ pub(crate) struct DtcpPart {
     pub(crate) stopped: watch::Receiver<bool>,
 }
 
-/// Ends the view of a server that is gone; one that did not say goodbye leaves its tunnels to the
-/// grace time.
+/// Ends the view of a server that is gone. What it did not give back, because it did not say goodbye
+/// or could not in time, it leaves to the grace time.
 struct Serving<'a> {
     place: &'a DtcpPlace,
     holder: Arc<Holder>,
     grace: Duration,
-    orderly: bool,
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         self.place.set(None);
-        if !self.orderly {
+        if !self.holder.is_empty() {
             tokio::spawn(Arc::clone(&self.holder).let_go(self.grace));
         }
     }
@@ -205,11 +204,10 @@ impl DtcpPart {
             Ok(server) => Arc::new(server),
             Err(error) => return Ended::Failed(chain(&error)),
         };
-        let mut serving = Serving {
+        let _serving = Serving {
             place: &self.place,
             holder,
             grace: self.grace,
-            orderly: false,
         };
         self.place.set(Some(Arc::clone(&server)));
         up.now();
@@ -217,7 +215,6 @@ impl DtcpPart {
             why = server.failed() => Ended::Failed(why),
             () = self.told_to_end() => {
                 server.shutdown().await;
-                serving.orderly = true;
                 Ended::Stopped
             }
         }
