@@ -12,7 +12,7 @@ mod registry;
 mod session;
 mod shared;
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,12 +86,11 @@ impl Server {
         let settings = settings(config, routes)?;
         let revocations = tunnels.revocations();
         let shared = Arc::new(Shared::new(settings, tunnels));
-        let listeners = shared
-            .settings()
-            .config
+        let config = &shared.settings().config;
+        let listeners = config
             .addresses()
             .into_iter()
-            .map(|address| Listener::bind(address, &shared))
+            .map(|address| Listener::bind(address, config, &shared))
             .collect::<Result<Vec<_>, _>>()?;
         let reloading = Arc::new(tokio::sync::Mutex::new(stamp));
         let mut followers = vec![
@@ -136,7 +135,7 @@ impl Server {
             },
         };
         let settings = settings(config, routes)?;
-        self.relisten(&settings.config.addresses())?;
+        self.relisten(&settings.config)?;
         *stamp = new_stamp;
         self.shared.set_settings(settings);
         tracing::info!("configuration reloaded");
@@ -144,12 +143,13 @@ impl Server {
     }
 
     /// New addresses are bound before old ones are given up.
-    fn relisten(&self, wanted: &[SocketAddrV4]) -> Result<(), Error> {
+    fn relisten(&self, config: &Config) -> Result<(), Error> {
+        let wanted = config.addresses();
         let mut listeners = self.listeners.lock();
         let new = wanted
             .iter()
             .filter(|address| listeners.iter().all(|listener| listener.asked != **address))
-            .map(|address| Listener::bind(*address, &self.shared))
+            .map(|address| Listener::bind(*address, config, &self.shared))
             .collect::<Result<Vec<_>, _>>()?;
         listeners.retain(|listener| wanted.contains(&listener.asked));
         listeners.extend(new);

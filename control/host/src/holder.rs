@@ -11,9 +11,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use sixferry_lifecycle::{
-    AccountId, Acquire, Cause, Denied, Digest, Lease, LeaseNumber, Reply, Revocation, TunnelId,
-    Tunnels,
+    AccountId, Acquire, Cause, Denied, Digest, Error, Lease, LeaseNumber, Reply, Revocation,
+    TunnelId, Tunnels,
 };
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 /// Releases under way at a time when a holder is gone.
@@ -51,6 +52,11 @@ impl Holder {
         held.leases.iter().map(|(t, n)| (*t, *n)).collect()
     }
 
+    /// Whether everything was given back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.lock().leases.is_empty()
+    }
+
     /// Forgets what was taken away, when much has come together.
     async fn sweep(&self) {
         {
@@ -58,8 +64,8 @@ impl Holder {
             if held.leases.len() < held.sweep_at {
                 return;
             }
-            // One at a time, and not again until it has grown.
-            held.sweep_at = usize::MAX;
+            // Not again until it has grown, whatever becomes of this one.
+            held.sweep_at = held.leases.len() * 2 + SWEEP;
         }
         let leases = self.all();
         let holds = self.tunnels.holds(&leases).await.unwrap_or_default();
@@ -103,9 +109,10 @@ impl Tunnels for Holder {
 
     fn acquire<'a>(&'a self, wanted: Acquire) -> Reply<'a, Lease> {
         async move {
-            let lease = self.tunnels.acquire(wanted).await?;
-            self.held.lock().leases.insert(lease.tunnel, lease.number);
             self.sweep().await;
+            let lease = self.tunnels.acquire(wanted).await?;
+            // Nothing is waited for from here on: a caller who gives up has nothing.
+            self.held.lock().leases.insert(lease.tunnel, lease.number);
             Ok(lease)
         }
         .boxed()
@@ -131,3 +138,48 @@ impl Tunnels for Holder {
         self.tunnels.holds(leases)
     }
 }
+
+/// A wish of somebody who may give up at any moment: his call was cancelled, or its time is over. It
+/// is finished all the same, for half a wish cannot be taken back, and a lease that does not reach him
+/// is given back: nobody else knows of it.
+pub(crate) async fn acquire_for(asking: Arc<dyn Tunnels>, wanted: Acquire) -> Result<Lease, Error> {
+    let finished = tokio::spawn(async move {
+        let lease = asking.acquire(wanted).await?;
+        let lease = Some(lease);
+        Ok(OnItsWay { asking, lease })
+    });
+    let failed = |_| Error::Unavailable("the wish failed".to_owned());
+    let mut given: OnItsWay = finished.await.map_err(failed)??;
+    let lost = || Error::Unavailable("the wish was lost".to_owned());
+    given.lease.take().ok_or_else(lost)
+}
+
+/// A lease that has not reached the one who asked.
+struct OnItsWay {
+    asking: Arc<dyn Tunnels>,
+    lease: Option<Lease>,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        // Without a runtime the process ends, and the grace time has to do.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let asking = Arc::clone(&self.asking);
+        runtime.spawn(async move {
+            let (tunnel, number) = (lease.tunnel, lease.number);
+            let released = asking.release(tunnel, number, Cause::ConnectionLost).await;
+            if let Err(error) = released {
+                tracing::warn!(%tunnel, %error, "a tunnel nobody waited for is not given back");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "holder_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! The parts this daemon knows: how each starts, what it needs, how it stops.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use futures::FutureExt;
 use sixferry_dtcp::Server;
 use sixferry_lifecycle::secret::KeyRing;
 use sixferry_lifecycle::store::{Store, StoreError, StoreOptions};
-use sixferry_lifecycle::{Lifecycle, Tunnels};
+use sixferry_lifecycle::{AccountId, Lifecycle, Tunnels};
 use sixferry_service::chain;
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +31,7 @@ pub(crate) struct LifecyclePart {
 }
 
 /// Why the lifecycle did not start.
+#[derive(Debug)]
 enum Refused {
     /// It may work later.
     Later(String),
@@ -89,8 +91,12 @@ async fn start(config: &Config) -> Result<Running, Refused> {
         let dir = config.state_dir.display();
         Refused::Never(format!("cannot make {dir}: {error}"))
     })?;
-    // A store without its key was refused by the check; a new one gets a new key.
-    let keys = KeyRing::open(&config.store.key_file, true).map_err(|error| never(&error))?;
+    let key_file = &config.store.key_file;
+    if config.store.file().is_some() {
+        // A file without its key was refused by the check. The key of a new one comes first: a
+        // start that is broken off must not leave the one without the other.
+        KeyRing::open(key_file, true).map_err(|error| never(&error))?;
+    }
     let options = StoreOptions {
         timeout: config.store.timeout,
         ..StoreOptions::default()
@@ -100,7 +106,8 @@ async fn start(config: &Config) -> Result<Running, Refused> {
         StoreError::Unavailable { .. } => Refused::Later(chain(&error)),
         other => never(&other),
     })?;
-    let same = KeyRing::open(&config.store.key_file, false).map_err(|error| never(&error))?;
+    let keys = keys_of(&store, key_file).await?;
+    let same = KeyRing::open(key_file, false).map_err(|error| never(&error))?;
     let started = Lifecycle::start(config.lifecycle.clone(), store.clone(), keys).await;
     let lifecycle = started.map_err(|error| Refused::Later(chain(&error)))?;
     Ok(Running {
@@ -108,6 +115,27 @@ async fn start(config: &Config) -> Result<Running, Refused> {
         store,
         keys: Arc::new(same),
     })
+}
+
+/// The key of a store: made for one without secrets, and for another the one its secrets need. With a
+/// wrong one every login would be refused and new secrets sealed so that the right one opens only
+/// the old.
+async fn keys_of(store: &Store, key_file: &Path) -> Result<KeyRing, Refused> {
+    let first = store.secrets(AccountId(0), 1).await;
+    let first = first.map_err(|error| Refused::Later(chain(&error)))?;
+    let keys = KeyRing::open(key_file, first.is_empty());
+    let keys = keys.map_err(|error| Refused::Never(chain(&error)))?;
+    for (account, sealed) in &first {
+        keys.unseal(*account, sealed).map_err(|error| {
+            let file = key_file.display();
+            let why = format!(
+                "store.key_file: {file} does not open the store's secrets: {error}; put back the \
+                 key that belongs to this store"
+            );
+            Refused::Never(why)
+        })?;
+    }
+    Ok(keys)
 }
 
 /// One level, for this user alone.
@@ -141,19 +169,18 @@ pub(crate) struct DtcpPart {
     pub(crate) stopped: watch::Receiver<bool>,
 }
 
-/// Ends the view of a server that is gone; one that did not say goodbye leaves its tunnels to the
-/// grace time.
+/// Ends the view of a server that is gone. What it did not give back, because it did not say goodbye
+/// or could not in time, it leaves to the grace time.
 struct Serving<'a> {
     place: &'a DtcpPlace,
     holder: Arc<Holder>,
     grace: Duration,
-    orderly: bool,
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         self.place.set(None);
-        if !self.orderly {
+        if !self.holder.is_empty() {
             tokio::spawn(Arc::clone(&self.holder).let_go(self.grace));
         }
     }
@@ -205,11 +232,10 @@ impl DtcpPart {
             Ok(server) => Arc::new(server),
             Err(error) => return Ended::Failed(chain(&error)),
         };
-        let mut serving = Serving {
+        let _serving = Serving {
             place: &self.place,
             holder,
             grace: self.grace,
-            orderly: false,
         };
         self.place.set(Some(Arc::clone(&server)));
         up.now();
@@ -217,7 +243,6 @@ impl DtcpPart {
             why = server.failed() => Ended::Failed(why),
             () = self.told_to_end() => {
                 server.shutdown().await;
-                serving.orderly = true;
                 Ended::Stopped
             }
         }
@@ -238,5 +263,64 @@ impl DtcpPart {
                 std::future::pending::<()>().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sixferry_lifecycle::secret::Secret;
+    use sixferry_lifecycle::store::{Batch, Write};
+    use sixferry_lifecycle::{Account, AccountStatus};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_with_secrets_is_not_opened_with_a_new_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let url = format!("sqlite:{}", at("control.db").display());
+        let store = Store::open(&url, &StoreOptions::default()).await.unwrap();
+        let key = at("control.key");
+        // No secret yet: the key is made.
+        let keys = keys_of(&store, &key).await.unwrap();
+        let id = AccountId(1);
+        let account = Account {
+            id,
+            name: "alice".to_owned(),
+            status: AccountStatus::Active,
+            has_secret: false,
+            prefixes: Vec::new(),
+            created_at: 1,
+            changed_at: 1,
+        };
+        let secret = Secret::new(b"s3cret".to_vec()).unwrap();
+        let secret = Some(keys.seal(id, &secret));
+        let writes = vec![
+            Write::InsertAccount(account),
+            Write::SetSecret {
+                account: id,
+                secret,
+                at: 1,
+            },
+        ];
+        let written = store.commit(&Batch::new(vec![writes])).await.unwrap();
+        assert!(written[0].is_ok());
+        keys_of(&store, &key).await.unwrap();
+
+        let refused = |outcome: Result<KeyRing, Refused>| match outcome {
+            Err(Refused::Never(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        std::fs::rename(&key, at("away")).unwrap();
+        let why = refused(keys_of(&store, &key).await);
+        assert!(why.contains("no such key file"), "{why}");
+        assert!(
+            !key.exists(),
+            "no new key hides that the old one is missing"
+        );
+        KeyRing::open(&key, true).unwrap();
+        let why = refused(keys_of(&store, &key).await);
+        assert!(why.contains("put back the key"), "{why}");
+        store.close().await;
     }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::session::Session;
 use super::shared::{Alarm, Shared};
 use crate::Error;
+use crate::config::Config;
 use crate::wire::reply::{Failure, Reply};
 
 /// Pause after a failure to accept that will not go away by itself.
@@ -30,7 +31,11 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn bind(address: SocketAddrV4, shared: &Arc<Shared>) -> Result<Self, Error> {
+    pub(super) fn bind(
+        address: SocketAddrV4,
+        config: &Config,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Error> {
         let failed = |operation| {
             move |source| Error::Listen {
                 address,
@@ -38,17 +43,14 @@ impl Listener {
                 source,
             }
         };
-        let settings = shared.settings();
         let socket = TcpSocket::new_v4().map_err(failed("socket"))?;
         // Before bind: connections of the server before may still be in TIME_WAIT.
         socket.set_reuseaddr(true).map_err(failed("SO_REUSEADDR"))?;
-        if settings.config.share_port {
+        if config.share_port {
             socket.set_reuseport(true).map_err(failed("SO_REUSEPORT"))?;
         }
         socket.bind(address.into()).map_err(failed("bind"))?;
-        let listener = socket
-            .listen(settings.config.backlog)
-            .map_err(failed("listen"))?;
+        let listener = socket.listen(config.backlog).map_err(failed("listen"))?;
         let bound = listener.local_addr().map_err(failed("getsockname"))?;
         let task = tokio::spawn(accept(listener, Arc::clone(shared)));
         Ok(Self {

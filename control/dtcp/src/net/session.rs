@@ -373,7 +373,9 @@ impl Session {
                 if !holds && let Some(held) = self.held.take() {
                     held.forget();
                 }
-                self.granted(&leased.0, &leased.1, (!holds).then_some(Failure::Withdrawn));
+                // It may have been taken away after it was looked at: then it is held no more.
+                let gone = self.held.is_none().then_some(Failure::Withdrawn);
+                self.granted(&leased.0, &leased.1, gone);
             }
         }
     }

@@ -23,9 +23,9 @@ use crate::stats::{Counters, Stats};
 /// First pause before a tunnel's return is tried again; doubled each time.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tries to give a tunnel back: 100 ms to 51 s apart, after which the lifecycle's own grace time
-/// has to do.
-const RELEASE_TRIES: u32 = 10;
+/// Longest such pause. There is no last try: the lifecycle takes what nobody gives back for held, for
+/// as long as this server lives. What waits like this is bounded by the tunnels there were.
+const RELEASE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Shared {
     settings: RwLock<Arc<Settings>>,
@@ -257,12 +257,12 @@ impl Shared {
         shared.releasing.fetch_add(1, Ordering::SeqCst);
         runtime.spawn(async move {
             let mut pause = RELEASE_PAUSE;
-            for round in 1..=RELEASE_TRIES {
+            loop {
                 match shared.tunnels.release(tunnel, number, cause).await {
-                    Err(LifecycleError::Unavailable(_)) if round < RELEASE_TRIES => {
+                    Err(LifecycleError::Unavailable(_)) => {
                         shared.counters.release_retries.one();
                         tokio::time::sleep(pause).await;
-                        pause *= 2;
+                        pause = (pause * 2).min(RELEASE_PAUSE_MAX);
                     }
                     Err(error) => {
                         shared.log(|| tracing::error!(%tunnel, %error, "tunnel not given back"));

@@ -195,6 +195,24 @@ async fn reload_moves_the_listener_and_keeps_sessions() {
     old.pings().await;
 }
 
+#[tokio::test]
+async fn address_of_a_reload_is_bound_as_the_new_configuration_says() {
+    let bed = crate::bed::Bed::new(config());
+    let other = crate::bed::from(0);
+    let mut shared = config();
+    shared.listen.push(other);
+    shared.share_port = true;
+    bed.server.reload(shared.clone()).await.unwrap();
+    let bound = bed.server.addresses();
+    let new = bound.iter().find(|address| address.ip() == other).unwrap();
+    // Another process may share it.
+    shared.listen = vec![other];
+    shared.port = new.port();
+    let fake = std::sync::Arc::new(Fake::new(&[]));
+    let second = Server::start(shared, fake).unwrap();
+    assert_eq!(second.addresses(), [*new]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn traffic_timeout_needs_a_source_and_ends_quiet_tunnels() {
     use std::sync::atomic::{AtomicU64, Ordering};

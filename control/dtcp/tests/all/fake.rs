@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnet::Ipv6Net;
 use parking_lot::Mutex;
@@ -21,6 +22,10 @@ struct State {
     next: i64,
     failing: Option<Error>,
     checks: usize,
+    /// Nothing can be given back.
+    away: bool,
+    /// What is asked about is taken away right after it was looked at.
+    late: bool,
     released: Vec<Cause>,
 }
 
@@ -61,6 +66,16 @@ impl Fake {
     /// From now on acquisitions end like this.
     pub(crate) fn fail(&self, error: Option<Error>) {
         self.state.lock().failing = error;
+    }
+
+    /// Whether tunnels cannot be given back from now on.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.state.lock().away = away;
+    }
+
+    /// From now on what is asked about is taken away after it was looked at and before the answer.
+    pub(crate) fn revoke_what_is_asked_about(&self) {
+        self.state.lock().late = true;
     }
 
     pub(crate) fn tunnels(&self) -> Vec<Lease> {
@@ -282,6 +297,9 @@ impl Tunnels for Fake {
     fn release<'a>(&'a self, tunnel: TunnelId, number: LeaseNumber, cause: Cause) -> Reply<'a, ()> {
         Box::pin(async move {
             let mut state = self.state.lock();
+            if state.away {
+                return Err(Error::Unavailable("the lifecycle is away".into()));
+            }
             let holds = state
                 .live
                 .get(&tunnel)
@@ -300,14 +318,24 @@ impl Tunnels for Fake {
 
     fn holds<'a>(&'a self, leases: &'a [(TunnelId, LeaseNumber)]) -> Reply<'a, Vec<bool>> {
         Box::pin(async move {
-            let state = self.state.lock();
-            let holds = |(tunnel, number): &(TunnelId, LeaseNumber)| {
-                state
-                    .live
-                    .get(tunnel)
-                    .is_some_and(|live| live.2.number == *number)
+            let (answer, late) = {
+                let state = self.state.lock();
+                let holds = |(tunnel, number): &(TunnelId, LeaseNumber)| {
+                    state
+                        .live
+                        .get(tunnel)
+                        .is_some_and(|live| live.2.number == *number)
+                };
+                (leases.iter().map(holds).collect(), state.late)
             };
-            Ok(leases.iter().map(holds).collect())
+            if late {
+                for (tunnel, _) in leases {
+                    self.revoke(*tunnel, RevokeCause::Refused);
+                }
+                // Long enough for everybody to hear of it before the answer.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok(answer)
         })
     }
 }

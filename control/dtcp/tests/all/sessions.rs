@@ -1,7 +1,9 @@
 //! Tunnels that come and go with their sessions.
 
+use std::time::Duration;
+
 use sixferry_dtcp::net::SessionState;
-use sixferry_lifecycle::{Cause, Error, RevokeCause};
+use sixferry_lifecycle::{Cause, Error, RevokeCause, TunnelId};
 
 use crate::bed::{Bed, config, from};
 use crate::client::Client;
@@ -396,6 +398,49 @@ async fn revocation_that_was_missed_is_found_by_asking() {
     lost.ends().await;
     kept.pings().await;
     assert_eq!(bed.server.stats().revocations_missed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tunnel_that_is_taken_away_while_it_is_asked_about_is_told() {
+    let bed = Bed::new(config());
+    bed.fake.gate.forget_permits(usize::MAX);
+    let mut client = bed.client(1).await;
+    let digest = client.digest("alice", "s3cret");
+    let login = format!("tunnel alice {digest} host\r\n");
+    client.send(login.as_bytes()).await;
+    bed.until("the login is checked", |bed| bed.fake.checks() == 1)
+        .await;
+    // Whoever gets a tunnel now has to ask whether it still holds.
+    bed.fake.revoke_in_a_flood(TunnelId(0));
+    bed.until("revocations were missed", |bed| {
+        bed.server.stats().revocations_missed == 1
+    })
+    .await;
+    bed.fake.revoke_what_is_asked_about();
+    bed.fake.gate.add_permits(1);
+    assert!(client.line().await.unwrap().starts_with("+OK "));
+    assert_eq!(
+        client.line().await.as_deref(),
+        Some("-ERR tunnel withdrawn")
+    );
+    client.ends().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tunnel_goes_back_however_long_the_lifecycle_was_away() {
+    let bed = Bed::new(config());
+    let mut client = bed.logged_in(1, "alice", "host").await;
+    bed.fake.set_away(true);
+    assert_eq!(client.ask("quit").await, "+OK see you soon.");
+    client.ends().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bed.fake.count(), 1);
+    // The pauses grow, but not for ever.
+    assert!(bed.server.stats().release_retries > 50);
+    bed.fake.set_away(false);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(bed.fake.count(), 0);
+    assert_eq!(bed.fake.released(), [Cause::Quit]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::status::{Refusal, bad_field, from_error, refuse, too_many};
 use super::tunnel::user_name;
 use super::watch::{Batch, forward};
 use super::{Api, MAX_WATCHERS};
-use crate::holder::Holder;
+use crate::holder::{Holder, acquire_for};
 
 /// Bytes of a user name or a challenge.
 const MAX_WORD: usize = 255;
@@ -219,9 +219,7 @@ impl LifecycleService for Api {
         let request = request.into_inner();
         let asking = self.asking(&request.holder)?;
         let wanted = convert::acquire(request)?;
-        // A call whose caller went away would be dropped half way: it is finished here instead.
-        let given = tokio::spawn(async move { asking.acquire(wanted).await }).await;
-        let given = given.map_err(|_| refuse(Code::Internal, "INTERNAL", "the wish failed"))?;
+        let given = acquire_for(asking, wanted).await;
         let lease = given.map_err(|error| from_error(&error))?;
         Ok(Response::new(pb::AcquireResponse {
             lease: Some(convert::lease_message(&lease)),
