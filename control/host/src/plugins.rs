@@ -75,6 +75,11 @@ impl LifecyclePart {
         loop {
             tokio::select! {
                 _ = tick.tick() => up.is(running.lifecycle.health()),
+                why = running.lifecycle.ended() => {
+                    // Plugins hold on to this one: the service manager starts all anew.
+                    let _told = self.fatal.try_send(format!("the lifecycle ended: {why}"));
+                    break;
+                }
                 _ = stopped.wait_for(|stop| *stop) => break,
             }
         }

@@ -17,7 +17,8 @@ pub struct LifecycleConfig {
     pub grace: Duration,
     /// How long a wish waits for a store or a dataplane that is away. Default 10 s.
     pub acquire_timeout: Duration,
-    /// Tunnels of one account; 0: no limit. Default 5.
+    /// Tunnels of one account; 0: no limit. Default 0: a DTCP user may log in as often as he likes, as
+    /// with the original server.
     pub tunnels_per_account: u32,
     /// Tunnels altogether. Default 1,000,000.
     pub max_tunnels: usize,
@@ -42,7 +43,7 @@ impl Default for LifecycleConfig {
             dataplanes: Vec::new(),
             grace: Duration::from_secs(90),
             acquire_timeout: Duration::from_secs(10),
-            tunnels_per_account: 5,
+            tunnels_per_account: 0,
             max_tunnels: 1_000_000,
             max_accounts: 1_000_000,
             max_prefixes: 64,

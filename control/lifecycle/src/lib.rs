@@ -21,6 +21,7 @@ mod freed;
 mod jobs;
 mod lifecycle;
 mod machine;
+mod mirror;
 mod model;
 mod pairs;
 mod ports;

@@ -1,8 +1,8 @@
 //! The service: its tasks, and what plugins ask of it.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -80,6 +80,8 @@ impl std::fmt::Debug for Lifecycle {
 /// Accounts per page when their secrets are read.
 const SECRETS_PER_PAGE: usize = 10_000;
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// A task that has run for so long is well again.
+const RECOVERED: Duration = Duration::from_secs(60);
 /// How long an orderly stop waits for the store.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 
@@ -141,9 +143,7 @@ impl Lifecycle {
         *inner.writer.lock() = Some(tokio::spawn(async move {
             // What it had decided is half done: only a new start, from the store, is safe.
             if AssertUnwindSafe(writer.run()).catch_unwind().await.is_err() {
-                tracing::error!("the writer failed; the process must be restarted");
-                let fault = "the writer failed; restart the process";
-                watched.set_fault("writer", Some(fault.to_owned()));
+                watched.end.now("the writer failed");
             }
         }));
         let timed = shared.clone();
@@ -158,6 +158,7 @@ impl Lifecycle {
         for (index, dataplane) in dataplanes.into_iter().enumerate() {
             tasks.push(follow(&shared, index, dataplane));
         }
+        tasks.push(tokio::spawn(end(shared.clone(), Arc::downgrade(&inner))));
         *inner.tasks.lock() = tasks;
         Ok(Self { inner })
     }
@@ -182,6 +183,13 @@ impl Lifecycle {
         }
     }
 
+    /// Resolves with the reason when the service cannot go on: another process has the store, or a
+    /// task failed with its work half done. The dataplanes go on forwarding, every call ends with
+    /// [`Error::Unavailable`], and a new start finds everything in the store: end the process.
+    pub async fn ended(&self) -> String {
+        self.inner.shared.end.wait().await
+    }
+
     fn why_late(&self) -> String {
         let shared = &self.inner.shared;
         if shared.store_away.lock().is_some() {
@@ -203,7 +211,6 @@ impl Lifecycle {
         };
         let (reply, answer) = oneshot::channel();
         let job = Acquiring::new(wanted, shared.clone(), guard.held.clone(), reply);
-        let stopped = || Error::Unavailable("the lifecycle has stopped".to_owned());
         let waiting = async {
             let sent = self.inner.jobs.send(Box::new(job)).await;
             sent.map_err(|_| stopped())?;
@@ -222,6 +229,10 @@ impl Lifecycle {
         }
         Ok(lease)
     }
+}
+
+fn stopped() -> Error {
+    Error::Unavailable("the lifecycle has stopped".to_owned())
 }
 
 /// What it starts from.
@@ -260,43 +271,69 @@ where
 {
     let shared = shared.clone();
     tokio::spawn(async move {
-        for _ in 0..MAX_RESTARTS {
-            if AssertUnwindSafe(start()).catch_unwind().await.is_ok() {
+        loop {
+            let mut running = Box::pin(AssertUnwindSafe(start()).catch_unwind());
+            let ended = tokio::select! {
+                ended = &mut running => ended,
+                () = tokio::time::sleep(RECOVERED) => {
+                    shared.set_fault(name, None);
+                    running.await
+                }
+            };
+            if ended.is_ok() {
                 return;
             }
-            count(&shared.counters.restarts);
-            tracing::error!(task = name, "failed; started again");
-            tokio::time::sleep(RESTART_AFTER).await;
+            failed(&shared, name).await;
         }
-        let fault = format!("{name} failed {MAX_RESTARTS} times; restart the process");
-        shared.set_fault(name, Some(fault));
     })
 }
 
-fn follow<D: Dataplane>(shared: &Arc<Shared>, index: usize, dataplane: D) -> JoinHandle<()> {
+/// A panic is over when the dataplane is in step again.
+fn follow<D: Dataplane>(shared: &Arc<Shared>, index: usize, mut dataplane: D) -> JoinHandle<()> {
     let shared = shared.clone();
     tokio::spawn(async move {
-        let following = relays::follow(shared.clone(), index, dataplane);
-        if AssertUnwindSafe(following).catch_unwind().await.is_err() {
-            count(&shared.counters.restarts);
-            shared.state.lock().relay_lost(index, "the task failed");
-            let name = format!("dataplane {index}");
-            tracing::error!(task = name, "failed");
-            shared.set_fault(
-                &name,
-                Some("the task failed; restart the process".to_owned()),
-            );
+        loop {
+            let following = relays::follow(shared.clone(), index, &mut dataplane);
+            if AssertUnwindSafe(following).catch_unwind().await.is_ok() {
+                return;
+            }
+            let name = {
+                let mut state = shared.state.lock();
+                state.relay_lost(index, "the task failed");
+                state.relays[index].stats.name.clone()
+            };
+            shared.work.notify_one();
+            failed(&shared, &relays::task_name(&name)).await;
         }
     })
 }
 
-/// A task that fails so often will not recover.
-const MAX_RESTARTS: usize = 10;
+async fn failed(shared: &Shared, task: &str) {
+    count(&shared.counters.restarts);
+    tracing::error!(task, "failed; started again");
+    shared.set_fault(task, Some(format!("{task} failed and was started again")));
+    tokio::time::sleep(RESTART_AFTER).await;
+}
+
+/// Ends the tasks when the service has come to its end, and whoever waits for them learns it.
+async fn end(shared: Arc<Shared>, inner: Weak<Inner>) {
+    let why = shared.end.wait().await;
+    tracing::error!(why, "the lifecycle ended; the process must be restarted");
+    shared.set_fault("lifecycle", Some(format!("{why}; restart the process")));
+    if let Some(inner) = inner.upgrade() {
+        // This task too, which does not wait any more.
+        inner.kill();
+    }
+    shared.let_go();
+}
 
 impl Tunnels for Lifecycle {
     fn authenticate<'a>(&'a self, attempt: Digest<'a>) -> Reply<'a, Result<AccountId, Denied>> {
         Box::pin(async move {
             let shared = &self.inner.shared;
+            if shared.end.is_over() {
+                return Err(stopped());
+            }
             let candidate = {
                 let state = shared.state.lock();
                 self.inner.auth.candidate(&state, attempt.user)
@@ -315,6 +352,9 @@ impl Tunnels for Lifecycle {
     }
 
     fn release<'a>(&'a self, tunnel: TunnelId, number: LeaseNumber, cause: Cause) -> Reply<'a, ()> {
+        if self.inner.shared.end.is_over() {
+            return Box::pin(std::future::ready(Err(stopped())));
+        }
         // Now, not when the answer is first asked for: the caller need not wait.
         let done = self.inner.shared.release(tunnel, Some(number), cause, None);
         Box::pin(async move {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::machine::forwards;
+use crate::mirror::{End, Mirror};
 use crate::state::State;
 use crate::{Cause, LeaseNumber, LifecycleConfig, Revocation, RevokeCause, Transition, TunnelId};
 
@@ -96,7 +97,8 @@ impl Releases {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: LifecycleConfig,
-    pub(crate) state: Mutex<State>,
+    pub(crate) state: Mirror,
+    pub(crate) end: Arc<End>,
     pub(crate) releases: Mutex<Releases>,
     /// Wakes the writer.
     pub(crate) work: Notify,
@@ -105,7 +107,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Since when the store has been away, by the runtime's clock.
     pub(crate) store_away: Mutex<Option<tokio::time::Instant>>,
-    /// What is wrong for good, by task.
+    /// What is wrong, by task; what was overcome is taken out.
     pub(crate) faults: Mutex<std::collections::BTreeMap<String, String>>,
     pub(crate) stopping: AtomicBool,
 }
@@ -113,8 +115,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: LifecycleConfig, state: State) -> Arc<Self> {
         let backlog = config.watch_backlog;
+        let end = Arc::new(End::default());
         Arc::new(Self {
-            state: Mutex::new(state),
+            state: Mirror::new(state, end.clone()),
+            end,
             releases: Mutex::default(),
             work: Notify::new(),
             revocations: broadcast::Sender::new(backlog),
@@ -158,7 +162,12 @@ impl Shared {
             revoke,
             waiters: vec![sender],
         };
-        self.releases.lock().push(id, release);
+        let mut releases = self.releases.lock();
+        // Nobody will do it any more; asked here, so that none comes after the last were let go.
+        if !self.end.is_over() {
+            releases.push(id, release);
+        }
+        drop(releases);
         self.work.notify_one();
         Some(receiver)
     }
@@ -173,6 +182,17 @@ impl Shared {
         };
         self.releases.lock().push(id, release);
         self.work.notify_one();
+    }
+
+    /// Lets everybody go who waits for what does not come any more.
+    pub(crate) fn let_go(&self) {
+        let waiters = {
+            let mut state = self.state.lock();
+            let entries = state.tunnels.values_mut();
+            entries.filter_map(|e| e.waiter.take()).collect::<Vec<_>>()
+        };
+        drop(waiters);
+        drop(std::mem::take(&mut *self.releases.lock()));
     }
 
     pub(crate) fn set_fault(&self, task: &str, fault: Option<String>) {

@@ -57,9 +57,13 @@ pub(crate) trait Job: Send {
     /// What was decided is durable.
     fn committed(&mut self, shared: &Shared, state: &mut State, edits: &[Edit]);
     /// The store will not take it.
-    fn failed(&mut self, problem: &str);
+    fn failed(&mut self, shared: &Shared, problem: &str);
     /// Nobody waits for it any more.
     fn abandoned(&self) -> bool;
+    /// Whether somebody is told who can ask again.
+    fn may_fail(&self) -> bool {
+        true
+    }
 }
 
 /// Another writer on the same store took what was chosen: this often another choice is made.
@@ -70,6 +74,8 @@ const ID_SKIP: i64 = 1000;
 const LINGER: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// So often a transaction that the store does not take is divided, to find the decision it is about.
+const DIVISIONS: usize = 32;
 /// Late writes per transaction, so that logins find room beside them.
 const LATE_PER_BATCH: usize = 256;
 
@@ -109,7 +115,7 @@ impl<J: Journal> Writer<J> {
 
     /// Runs until the lifecycle stops and nothing is left to write.
     pub(crate) async fn run(&mut self) {
-        loop {
+        while !self.shared.end.is_over() {
             self.gather();
             let planned = self.plan();
             if planned.is_empty() {
@@ -230,24 +236,43 @@ impl<J: Journal> Writer<J> {
         planned
     }
 
-    async fn commit(&mut self, mut planned: Vec<Planned>) {
-        // Burials may push it over the limit: the rest goes with the next one.
-        while !planned.is_empty() {
-            let rest = planned.split_off(planned.len().min(Batch::MAX_GROUPS));
-            let groups = planned.iter().map(|planned| -> Group {
+    async fn commit(&mut self, planned: Vec<Planned>) {
+        let mut parts = vec![planned];
+        let mut divisions = DIVISIONS;
+        let mut problem = None;
+        while let Some(mut part) = parts.pop() {
+            // Burials may push it over the limit: the rest goes with the next one.
+            if part.len() > Batch::MAX_GROUPS {
+                parts.push(part.split_off(Batch::MAX_GROUPS));
+            }
+            let groups = part.iter().map(|planned| -> Group {
                 let logged = planned.logged.iter();
                 let writes = logged.flat_map(|l| std::iter::once(&l.write).chain(&l.with));
                 writes.cloned().collect()
             });
             let batch = Batch::new(groups.collect());
             match attempt(&self.shared, &self.journal, &batch).await {
-                Ok(answers) => self.settle(planned, answers),
+                Ok(answers) => self.settle(part, answers),
+                // It may be about one of them only: the others must not suffer.
+                Err(StoreError::Fatal { .. }) if part.len() > 1 && divisions > 0 => {
+                    divisions -= 1;
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
                 Err(error) => {
-                    self.give_up(planned, &error);
-                    tokio::time::sleep(LAST_RETRY).await;
+                    if matches!(error, StoreError::Overtaken) {
+                        self.shared.end.now(&error.to_string());
+                    }
+                    self.give_up(part, &error);
+                    problem = Some(error.to_string());
                 }
             }
-            planned = rest;
+        }
+        let failed = problem.is_some();
+        self.shared.set_fault("store", problem);
+        if failed {
+            tokio::time::sleep(LAST_RETRY).await;
         }
     }
 
@@ -324,11 +349,11 @@ impl<J: Journal> Writer<J> {
             edit.revert(state);
         }
         let Some(mut queued) = planned.queued else {
-            tracing::error!(%conflict, "the store refused what had been decided before");
-            shared.set_fault(
-                "store",
-                Some(format!("a late write was refused: {conflict}")),
-            );
+            let writes = planned.logged.iter().filter_map(|l| l.transition.as_ref());
+            let mut tunnels = writes.map(|transition| transition.tunnel);
+            if tunnels.any(|id| state.tunnel(id).is_some()) {
+                differs(shared, conflict);
+            }
             return;
         };
         avoid(state, &planned.edits, conflict.constraint);
@@ -338,15 +363,18 @@ impl<J: Journal> Writer<J> {
         if queued.conflicts < MAX_CONFLICTS {
             self.ready.push_back(queued);
         } else {
-            queued.job.failed(&conflict.to_string());
+            if !queued.job.may_fail() {
+                differs(shared, conflict);
+            }
+            queued.job.failed(shared, &conflict.to_string());
         }
     }
 
-    /// The store is broken for good: whoever waits is told, and nothing that nobody waits for is lost.
+    /// The store does not take it: whoever waits is told, and nothing that nobody waits for is lost.
     fn give_up(&mut self, planned: Vec<Planned>, error: &StoreError) {
         tracing::error!(%error, "the store does not take a transaction");
-        self.shared.set_fault("store", Some(error.to_string()));
-        let mut state = self.shared.state.lock();
+        let shared = self.shared.clone();
+        let mut state = shared.state.lock();
         for planned in planned.into_iter().rev() {
             for edit in planned.edits.iter().rev() {
                 edit.revert(&mut state);
@@ -354,13 +382,19 @@ impl<J: Journal> Writer<J> {
             let decided = planned.edits.len();
             let late = planned.logged.len().saturating_sub(decided);
             for logged in planned.logged.into_iter().take(late).rev() {
-                state.burials.push_front(logged);
+                state.write_again(logged);
             }
             if let Some(mut queued) = planned.queued {
-                queued.job.failed(&error.to_string());
+                queued.job.failed(&shared, &error.to_string());
             }
         }
     }
+}
+
+/// What was decided before does not fit what is in the store: somebody else changed it.
+fn differs(shared: &Shared, conflict: Conflict) {
+    let why = format!("the store is not what this process made of it: {conflict}");
+    shared.end.now(&why);
 }
 
 /// Commits one transaction, however long the store is away.

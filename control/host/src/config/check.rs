@@ -295,7 +295,7 @@ fn lifecycle(
     };
     let grace = number("grace_seconds", &raw.grace_seconds, 90, 0..=86_400);
     let wait = number("wait_seconds", &raw.wait_seconds, 10, 1..=60);
-    let per_user = number("tunnels_per_user", &raw.tunnels_per_user, 5, 0..=65_536);
+    let per_user = number("tunnels_per_user", &raw.tunnels_per_user, 0, 0..=65_536);
     let tunnels = most(defaults.max_tunnels);
     let max_tunnels = number("max_tunnels", &raw.max_tunnels, tunnels, 1..=4_000_000);
     let users = most(defaults.max_accounts);

@@ -119,7 +119,7 @@ impl Lifecycle {
         self.inner.shared.transitions.subscribe()
     }
 
-    /// What is wrong for good, if anything: the process should be restarted then.
+    /// What is wrong at present, if anything. What it cannot overcome itself ends it: [`Self::ended`].
     pub fn health(&self) -> Result<(), String> {
         let faults = self.inner.shared.faults.lock();
         match faults.values().next() {

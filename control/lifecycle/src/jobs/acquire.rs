@@ -116,7 +116,7 @@ impl Job for Acquiring {
         state.wait_for(tunnel.id, Waiter { reply, resumed });
     }
 
-    fn failed(&mut self, problem: &str) {
+    fn failed(&mut self, _shared: &Shared, problem: &str) {
         self.refuse(Error::Unavailable(problem.to_owned()));
     }
 

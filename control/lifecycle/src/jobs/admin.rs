@@ -93,7 +93,7 @@ impl<T: Send> Job for Administering<T> {
         }
     }
 
-    fn failed(&mut self, problem: &str) {
+    fn failed(&mut self, _shared: &Shared, problem: &str) {
         self.answer(Err(AdminError::Unavailable(problem.to_owned())));
     }
 

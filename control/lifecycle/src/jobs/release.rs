@@ -87,8 +87,17 @@ impl Job for Releasing {
         self.answer();
     }
 
-    fn failed(&mut self, problem: &str) {
-        tracing::error!(tunnel = %self.id, problem, "a release was not stored");
+    fn failed(&mut self, shared: &Shared, problem: &str) {
+        tracing::error!(tunnel = %self.id, problem, "a release was not stored, and is tried again");
+        let release = Release {
+            waiters: std::mem::take(&mut self.release.waiters),
+            ..self.release
+        };
+        shared.releases.lock().push(self.id, release);
+    }
+
+    fn may_fail(&self) -> bool {
+        false
     }
 
     fn abandoned(&self) -> bool {

@@ -51,8 +51,13 @@ pub(crate) trait Link: Send + 'static {
     fn answer(&mut self) -> impl Future<Output = Result<Vec<(usize, Refusal)>, String>> + Send;
 }
 
+/// Of the task that follows a dataplane.
+pub(crate) fn task_name(dataplane: &str) -> String {
+    format!("dataplane {dataplane}")
+}
+
 /// Follows one dataplane for ever.
-pub(crate) async fn follow<D: Dataplane>(shared: Arc<Shared>, index: usize, mut dataplane: D) {
+pub(crate) async fn follow<D: Dataplane>(shared: Arc<Shared>, index: usize, dataplane: &mut D) {
     let name = shared.state.lock().relays[index].stats.name.clone();
     let mut wait = FIRST_RETRY;
     loop {
@@ -190,6 +195,7 @@ impl<'a, L: Link> Session<'a, L> {
         relay.stats.last_error.clear();
         let (name, instance) = (relay.stats.name.clone(), relay.stats.instance.clone());
         drop(state);
+        self.shared.set_fault(&task_name(&name), None);
         tracing::info!(dataplane = %name, %instance, "in step");
     }
 

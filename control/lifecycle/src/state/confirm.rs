@@ -157,6 +157,21 @@ impl State {
         entry.committed = Some(entry.tunnel.clone());
     }
 
+    /// Takes back a write that the store did not take, to write it again before what follows it.
+    pub(crate) fn write_again(&mut self, logged: Logged) {
+        match &logged.write {
+            Write::UpdateTunnel { tunnel, .. } if self.tunnels.contains_key(&tunnel.id) => {
+                let id = tunnel.id;
+                let writes = self.late.entry(id).or_default();
+                if writes.is_empty() {
+                    self.late_order.push_back(id);
+                }
+                writes.insert(0, logged);
+            }
+            _ => self.burials.push_front(logged),
+        }
+    }
+
     fn write_late(&mut self, id: TunnelId, logged: Logged) {
         let writes = self.late.entry(id).or_default();
         if writes.is_empty() {

@@ -25,7 +25,7 @@ pub(super) async fn commit(inner: &Inner, batch: &Batch) -> Result<Answers, Stor
         let mut slot = inner.writer.lock().await;
         let mut link = match slot.take() {
             Some(link) => link,
-            None => inner.connect().await?,
+            None => inner.connect_writer().await?,
         };
         let answers = transaction(&mut link, inner, batch)
             .await

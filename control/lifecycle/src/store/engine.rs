@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, PgConnection, SqliteConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::link::Link;
+use super::lock;
 use super::{StoreError, StoreOptions};
 
 static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -124,8 +125,24 @@ impl Inner {
         }
     }
 
+    /// A new connection that writes.
+    pub(super) async fn connect_writer(&self) -> Result<Link, StoreError> {
+        let mut link = self.connect().await?;
+        if self.has_lock() {
+            lock::retake(&mut link, &self.writer_id).await?;
+        }
+        Ok(link)
+    }
+
+    fn has_lock(&self) -> bool {
+        matches!(self.engine, Engine::Postgres(_)) && self.options.exclusive
+    }
+
     async fn migrated(&self) -> Result<Link, StoreError> {
         let mut link = self.connect().await?;
+        if self.has_lock() {
+            lock::take(&mut link).await?;
+        }
         match &mut link {
             Link::Sqlite(link) => {
                 migrate_result(SQLITE_SCHEMA.run_direct(None, &mut **link, false).await)?
@@ -133,6 +150,9 @@ impl Inner {
             Link::Postgres(link) => {
                 migrate_result(POSTGRES_SCHEMA.run_direct(None, &mut **link, false).await)?
             }
+        }
+        if self.has_lock() {
+            lock::claim(&mut link, &self.writer_id).await?;
         }
         Ok(link)
     }
@@ -273,13 +293,26 @@ fn postgres_options(parsed: PgConnectOptions, options: &StoreOptions) -> PgConne
     // A server that outlives us must not keep our locks: the next process waits for them.
     parsed
         .statement_cache_capacity(STATEMENTS)
-        .application_name("sixferry-control")
+        .application_name(&own_name())
         .options([
+            // That of a machine that died ends within a minute, and its lock with it.
+            ("tcp_keepalives_idle", "30".to_owned()),
+            ("tcp_keepalives_interval", "10".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
             ("lock_timeout", millis.to_string()),
             ("statement_timeout", millis.saturating_mul(10).to_string()),
             ("idle_in_transaction_session_timeout", millis.to_string()),
         ])
         .disable_statement_logging()
+}
+
+/// By which an operator finds the process: in the server's list of sessions, and in the error of the
+/// next one that wants the store.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // The server keeps 63 bytes.
+    let host: String = host.trim().chars().take(24).collect();
+    format!("sixferry-control {} on {host}", std::process::id())
 }
 
 /// Opens or makes a file that nobody else may read.

@@ -31,6 +31,13 @@ pub enum StoreError {
     /// Another control process has this SQLite file.
     #[error("{path}: another process uses this store", path = .0.display())]
     InUse(PathBuf),
+    /// Another control process has this PostgreSQL database.
+    #[error("another control process uses this database: {0}")]
+    InUseBy(String),
+    /// Another control process had this database while the connection was lost: what this one has in
+    /// memory is no longer so.
+    #[error("another control process took this database over while the connection was lost")]
+    Overtaken,
     /// A newer version of the program wrote it.
     #[error(
         "the store has schema {found}, this program knows schemas up to {known}: \

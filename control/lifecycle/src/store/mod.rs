@@ -15,6 +15,7 @@ mod commit;
 mod engine;
 mod error;
 mod link;
+mod lock;
 mod prune;
 mod read;
 mod record;
@@ -42,6 +43,9 @@ pub struct StoreOptions {
     /// PostgreSQL: time for a connection, a read or a commit, then [`StoreError::Unavailable`];
     /// default 10 s. SQLite: how long to wait for a lock that somebody else has on the file.
     pub timeout: Duration,
+    /// PostgreSQL: no other process may have it, and commits end with [`StoreError::Overtaken`] once
+    /// another one had. Default; a SQLite file never has two.
+    pub exclusive: bool,
 }
 
 impl Default for StoreOptions {
@@ -49,6 +53,7 @@ impl Default for StoreOptions {
         StoreOptions {
             readers: 2,
             timeout: Duration::from_secs(10),
+            exclusive: true,
         }
     }
 }
@@ -70,8 +75,8 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Opens `sqlite:PATH` or `postgres://USER@HOST/DATABASE?sslmode=…` and brings the schema up to
-    /// date. A SQLite file is made where there is none, for its owner alone, and is this process's
-    /// until it is closed.
+    /// date. A SQLite file is made where there is none, for its owner alone. The store is this
+    /// process's until it is closed.
     pub async fn open(url: &str, options: &StoreOptions) -> Result<Store, StoreError> {
         let inner = engine::Inner::open(url, options).boxed().await?;
         Ok(Store {

@@ -28,7 +28,7 @@ pub(super) async fn prune(inner: &Inner, keep: &Retention, now: i64) -> Result<P
         let mut slot = inner.writer.lock().await;
         let mut link = match slot.take() {
             Some(link) => link,
-            None => inner.connect().await?,
+            None => inner.connect_writer().await?,
         };
         let pruned = remove(&mut link, inner, &bounds, keep, now)
             .await

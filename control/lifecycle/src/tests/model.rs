@@ -18,7 +18,7 @@ use crate::pairs::link_of;
 use crate::relays::{Dataplane, Link};
 use crate::secret::{KeyRing, Secret};
 use crate::state::Refusal;
-use crate::store::{Batch, Committed, Conflict, Store, StoreError, StoreOptions};
+use crate::store::{Batch, Committed, Conflict, Store, StoreError, StoreOptions, Write};
 use crate::writer::Journal;
 use crate::*;
 
@@ -69,6 +69,8 @@ pub(super) struct Table {
     /// Numbers that two tunnels wanted at once although the first was there by order.
     pub(super) clashes: u64,
     pub(super) messages: u64,
+    /// The task that sends the next message panics.
+    pub(super) panic: bool,
 }
 
 impl Table {
@@ -205,6 +207,7 @@ impl Link for ModelLink {
     fn send(&mut self, entries: &[(TunnelId, u64, Option<Arc<Tunnel>>)]) -> Result<(), String> {
         self.alive()?;
         let mut table = self.model.table.lock();
+        assert!(!std::mem::take(&mut table.panic), "on purpose");
         table.messages += 1;
         let mut refusals = Vec::new();
         for (place, (id, _, tunnel)) in entries.iter().enumerate() {
@@ -273,6 +276,35 @@ pub(super) struct Trouble {
     pub(super) away: bool,
     /// So many commits are done, but their answer is lost.
     pub(super) lost_answers: u32,
+    /// It takes nothing.
+    pub(super) broken: bool,
+    /// It takes everything but the release of this tunnel.
+    pub(super) keeps: Option<TunnelId>,
+    /// Whoever commits panics.
+    pub(super) panic: bool,
+    /// Another process has it.
+    pub(super) overtaken: bool,
+}
+
+impl Trouble {
+    fn fails(&self, batch: &Batch) -> Option<StoreError> {
+        assert!(!self.panic, "on purpose");
+        let (operation, problem) = ("commit", "told to".to_owned());
+        if self.away {
+            return Some(StoreError::Unavailable { operation, problem });
+        }
+        if self.overtaken {
+            return Some(StoreError::Overtaken);
+        }
+        let mut writes = batch.groups().iter().flatten();
+        let kept = writes.any(|write| match write {
+            Write::UpdateTunnel { tunnel, .. } => {
+                tunnel.state == TunnelState::Releasing && self.keeps == Some(tunnel.id)
+            }
+            _ => false,
+        });
+        (self.broken || kept).then_some(StoreError::Fatal { operation, problem })
+    }
 }
 
 #[derive(Clone)]
@@ -287,19 +319,19 @@ impl Journal for FlakyStore {
         batch: &'a Batch,
     ) -> BoxFuture<'a, Result<Vec<Result<Committed, Conflict>>, StoreError>> {
         Box::pin(async move {
-            let away = || StoreError::Unavailable {
-                operation: "commit",
-                problem: "told to".to_owned(),
-            };
-            if self.trouble.lock().away {
-                return Err(away());
+            let failed = self.trouble.lock().fails(batch);
+            if let Some(error) = failed {
+                return Err(error);
             }
             let (store, batch) = (self.store.clone(), batch.clone());
             let answer = stand_still(async move { store.commit(&batch).await }).await?;
             let mut trouble = self.trouble.lock();
             if trouble.lost_answers > 0 {
                 trouble.lost_answers -= 1;
-                return Err(away());
+                return Err(StoreError::Unavailable {
+                    operation: "commit",
+                    problem: "told to".to_owned(),
+                });
             }
             Ok(answer)
         })
@@ -331,7 +363,6 @@ impl World {
     pub(super) async fn new(dataplanes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = LifecycleConfig {
-            tunnels_per_account: 0,
             dataplanes: (0..dataplanes)
                 .map(|n| DataplaneConfig {
                     name: format!("d{n}").into(),

@@ -22,8 +22,8 @@ enum Step {
     /// Several at once, so that they share a transaction.
     Burst(usize, u8),
     Logout(usize),
-    /// The process is killed and starts again.
-    Crash,
+    /// The process is killed and starts again; so many seconds of the grace pass.
+    Crash(u8),
     RestartDataplane(usize),
     CutDataplane(usize),
     Away(usize, bool),
@@ -40,7 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0_usize..4, 0_u8..5, 1_u8..8).prop_map(|(a, k, h)| Step::Login(a, k, h)),
         2 => (0_usize..4, 0_u8..5).prop_map(|(a, k)| Step::Burst(a, k)),
         4 => (0_usize..20).prop_map(Step::Logout),
-        1 => Just(Step::Crash),
+        1 => prop_oneof![0_u8..5, 80_u8..89].prop_map(Step::Crash),
         1 => (0_usize..2).prop_map(Step::RestartDataplane),
         1 => (0_usize..2).prop_map(Step::CutDataplane),
         1 => (0_usize..2, any::<bool>()).prop_map(|(d, away)| Step::Away(d, away)),
@@ -225,7 +225,7 @@ impl Storm {
                 );
             }
             Step::Logout(_) => {}
-            Step::Crash => self.crash().await,
+            Step::Crash(pass) => self.crash(pass).await,
             Step::RestartDataplane(n) => self.world.dataplanes[n].restart(),
             Step::CutDataplane(n) => self.world.dataplanes[n].cut(),
             Step::Away(n, away) => {
@@ -241,7 +241,7 @@ impl Storm {
         check_numbers(&self.service.tunnels(&TunnelFilter::default(), None, 1000));
     }
 
-    async fn crash(&mut self) {
+    async fn crash(&mut self, pass: u8) {
         self.leases.clear();
         self.service.inner.kill();
         // A transaction that is under way ends before the store is read again, as with a lock.
@@ -253,6 +253,14 @@ impl Storm {
         }]]);
         stand_still(async move { store.commit(&mark).await.unwrap() }).await;
         self.service = self.world.start().await;
+        let all = TunnelFilter::default();
+        let mut orphans = self.service.tunnels(&all, None, 1000);
+        orphans.retain(|tunnel| tunnel.state == TunnelState::Orphaned);
+        tokio::time::sleep(Duration::from_secs(pass.into())).await;
+        for orphan in orphans {
+            let now = self.service.tunnel(orphan.id).map(|tunnel| tunnel.state);
+            assert_eq!(now, Some(TunnelState::Orphaned), "its grace is not over");
+        }
     }
 
     /// Everything is well again, and time passes: what is left is what somebody holds.

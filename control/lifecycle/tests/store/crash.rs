@@ -9,11 +9,11 @@ use sixferry_lifecycle::{Tunnel, TunnelId};
 
 use crate::home::{Home, account, bury, insert, put, udp_tunnel};
 
-const URL: &str = "SIXFERRY_TEST_STORE_URL";
+pub(crate) const URL: &str = "SIXFERRY_TEST_STORE_URL";
 /// Groups per batch of the child.
 const GROUPS: i64 = 5;
 
-fn child(test: &str, url: &str) -> Child {
+pub(crate) fn child(test: &str, url: &str) -> Child {
     Command::new(std::env::current_exe().expect("own path"))
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env(URL, url)

@@ -1,5 +1,6 @@
 //! PostgreSQL goes away, comes back, loses answers, and has other writers.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +15,22 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::crash::{URL, child};
 use crate::home::{account, commit_at_last, insert, put, tunnel};
 
 async fn open(url: &str) -> Store {
     Store::open(url, &StoreOptions::default())
         .await
         .expect("open")
+}
+
+/// One of several.
+async fn open_shared(url: &str) -> Store {
+    let options = StoreOptions {
+        exclusive: false,
+        ..StoreOptions::default()
+    };
+    Store::open(url, &options).await.expect("open")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +183,12 @@ async fn lost_at_commit(cut: Cut) {
     let error = store.commit(&batch).await.expect_err("cut");
     assert!(error.is_unavailable(), "{error:?}");
     assert_eq!(cuts.load(Ordering::Relaxed), 0, "nothing was cut");
-    let there = open(&direct).await.load(0).await.expect("load").tunnels;
+    let there = open_shared(&direct)
+        .await
+        .load(0)
+        .await
+        .expect("load")
+        .tunnels;
     assert_eq!(there.len(), if matches!(cut, Cut::After) { 2 } else { 0 });
 
     // And once more, at the repetition.
@@ -212,7 +228,7 @@ async fn a_server_that_says_nothing_is_unavailable() {
     };
     let store = Store::open(&url, &options).await.expect("open");
     put(&store, vec![Write::InsertAccount(account(1))]).await;
-    let other = open(&url).await;
+    let other = open_shared(&url).await;
     // Somebody holds the lock that orders the writers.
     let holder = tokio::task::spawn_blocking(move || {
         cluster
@@ -244,12 +260,16 @@ async fn two_writers_get_what_is_there_once() {
     const EACH: i64 = 60;
     let cluster = Cluster::start().expect("PostgreSQL");
     let url = cluster.url("postgres");
-    put(&open(&url).await, vec![Write::InsertAccount(account(1))]).await;
+    put(
+        &open_shared(&url).await,
+        vec![Write::InsertAccount(account(1))],
+    )
+    .await;
     let mut writers = Vec::new();
     for first in [1, 2] {
         let url = url.clone();
         writers.push(tokio::spawn(async move {
-            let store = open(&url).await;
+            let store = open_shared(&url).await;
             let mut won = Vec::new();
             for number in 1..=EACH {
                 // Everything but the id is wanted by both.
@@ -280,7 +300,77 @@ async fn two_writers_get_what_is_there_once() {
     }
     seqs.sort_unstable();
     assert_eq!(seqs, (2..seqs.len() as i64 + 2).collect::<Vec<_>>());
-    let loaded = open(&url).await.load(0).await.expect("load");
+    let loaded = open_shared(&url).await.load(0).await.expect("load");
     assert_eq!(loaded.tunnels.len(), seqs.len());
     assert!(seqs.len() as i64 >= EACH / 2);
+}
+
+/// Does nothing but hold the store.
+#[tokio::test]
+#[ignore = "does nothing but as a child of the other tests"]
+async fn holding_child() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let _store = open(&url).await;
+    println!("open");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root"]
+async fn a_second_process_is_refused_and_takes_over_after_a_kill() {
+    let cluster = Cluster::start().expect("PostgreSQL");
+    let url = cluster.url("postgres");
+    let mut child = child("postgres_away::holding_child", &url);
+    let output = BufReader::new(child.stdout.take().expect("output"));
+    let mut lines = output.lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("open")), "the child ended");
+    let error = Store::open(&url, &StoreOptions::default())
+        .await
+        .expect_err("refused");
+    assert!(matches!(error, StoreError::InUseBy(_)), "{error:?}");
+    let holder = format!("sixferry-control {} on ", child.id());
+    assert!(error.to_string().contains(&holder), "{error}");
+    // A store in another schema is another store.
+    let elsewhere = cluster.create_schema("elsewhere").expect("schema");
+    open(&elsewhere).await.close().await;
+
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let store = open(&url).await;
+    put(&store, vec![Write::InsertAccount(account(1))]).await;
+    store.close().await;
+    open(&url).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root"]
+async fn who_lost_the_connection_writes_only_if_nobody_else_had_the_store() {
+    let cluster = Cluster::start().expect("PostgreSQL");
+    let url = cluster.url("postgres");
+    let disconnect = || {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
+        cluster.psql("postgres", sql).expect("psql");
+    };
+    let first = open(&url).await;
+    disconnect();
+    let batch = Batch::new(vec![vec![Write::InsertAccount(account(1))]]);
+    assert!(commit_at_last(&first, &batch).await[0].is_ok());
+    // It has the lock again.
+    let error = Store::open(&url, &StoreOptions::default()).await;
+    assert!(matches!(error, Err(StoreError::InUseBy(_))), "{error:?}");
+
+    disconnect();
+    let second = open(&url).await;
+    put(&second, vec![insert(&tunnel(1, 1))]).await;
+    let batch = Batch::new(vec![vec![insert(&tunnel(2, 1))]]);
+    let overtaken = |answer| matches!(answer, Err(StoreError::Overtaken));
+    // The first attempt may only find out that the connection is gone.
+    let answer = first.commit(&batch).await;
+    let again = first.commit(&batch).await;
+    assert!(answer.is_err() && overtaken(again));
+    // Nor when the other one has left.
+    second.close().await;
+    assert!(overtaken(first.commit(&batch).await));
+    let third = open(&url).await;
+    assert_eq!(third.load(0).await.expect("load").tunnels.len(), 1);
 }
