@@ -12,5 +12,5 @@ step "licences, bans, sources"
 cargo deny --locked --log-level error check bans licenses sources
 step "docs/counters.md against the drop reasons"
 python3 -B scripts/counters_doc.py --check
-step "docs/rfc-coverage.md against the tests"
+step "docs/rfc-coverage.md and docs/dtcp-coverage.md against the tests"
 python3 -B scripts/rfc_coverage_check.py

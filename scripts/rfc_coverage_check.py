@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Checks that every test docs/rfc-coverage.md names exists.
+"""Checks that every test docs/rfc-coverage.md and docs/dtcp-coverage.md name exists.
 
-A row is `| P41-nn | what | function | test | state |`. Tests are written in backquotes:
+A row is `| P41-nn | what | function | test | state |`, or `| DTCP-nn | what | function | test |`
+for each number that table must have. Tests are written in backquotes:
 `crate::path::name` or `tests/netns:name` for a test function, `vector:encap-*` for vectors.
 The check is by name: a test that was renamed or removed makes the row, and lint, fail.
 """
@@ -13,7 +14,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "docs" / "rfc-coverage.md"
+# File, how its numbers begin, cells of a row, and the last number if none may be missing.
+TABLES = [("rfc-coverage.md", "P41", 5, None), ("dtcp-coverage.md", "DTCP", 4, 43)]
 SKIP = {"target", ".git", "corpus"}
 
 
@@ -40,7 +42,7 @@ def test_functions(directory, cache={}):
             if SKIP & set(source.relative_to(directory).parts):
                 continue
             text = source.read_text()
-            pattern = r"#\[(?:\w+::)?test\](?:\s|#\[[^\]]*\]|//[^\n]*)*(?:async\s+)?fn\s+(\w+)"
+            pattern = r"#\[(?:\w+::)?test(?:\([^)]*\))?\](?:\s|#\[[^\]]*\]|//[^\n]*)*(?:async\s+)?fn\s+(\w+)"
             names.update(re.findall(pattern, text))
         cache[directory] = names
     return cache[directory]
@@ -80,41 +82,51 @@ def check_test(name, crates, vectors):
     return None
 
 
-def rows(text):
+def rows(text, prefix):
     """(line number, cells) of each requirement row."""
     for number, line in enumerate(text.splitlines(), 1):
-        if re.match(r"\|\s*P41-\d+\s*\|", line):
+        if re.match(rf"\|\s*{prefix}-\d+\s*\|", line):
             yield number, [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def main():
-    if not TABLE.is_file():
-        sys.exit(f"{TABLE.relative_to(ROOT)} is missing")
-    crates, vectors = crate_dirs(), vector_names()
+def check_table(name, prefix, width, last, crates, vectors):
+    """What is wrong with one table; how many requirements it has and how many tests it names."""
+    table = ROOT / "docs" / name
+    if not table.is_file():
+        return [f"docs/{name} is missing"], 0, 0
     problems, tests, seen = [], 0, set()
-    for number, cells in rows(TABLE.read_text()):
-        where = f"{TABLE.relative_to(ROOT)}:{number}: {cells[0]}"
-        if len(cells) != 5:
-            problems.append(f"{where}: {len(cells)} cells, a row has 5")
+    for number, cells in rows(table.read_text(), prefix):
+        where = f"docs/{name}:{number}: {cells[0]}"
+        if len(cells) != width:
+            problems.append(f"{where}: {len(cells)} cells, a row has {width}")
             continue
         if cells[0] in seen:
             problems.append(f"{where}: a second row for this requirement")
         seen.add(cells[0])
         named = re.findall(r"`([^`]+)`", cells[3])
-        if not named and not cells[4].startswith("later"):
+        if not named and not cells[-1].startswith("later"):
             problems.append(f"{where}: names no test and is not put off (`later`)")
-        for name in named:
-            tests += 1
-            problem = check_test(name, crates, vectors)
-            if problem:
-                problems.append(f"{where}: {problem}")
+        tests += len(named)
+        wrong = (check_test(test, crates, vectors) for test in named)
+        problems.extend(f"{where}: {problem}" for problem in wrong if problem)
     if not seen:
-        problems.append(f"{TABLE.relative_to(ROOT)}: no requirement rows")
+        problems.append(f"docs/{name}: no requirement rows")
+    for number in range(1, (last or 0) + 1):
+        if f"{prefix}-{number:02}" not in seen:
+            problems.append(f"docs/{name}: no row for {prefix}-{number:02}")
+    return problems, len(seen), tests
+
+
+def main():
+    crates, vectors = crate_dirs(), vector_names()
+    found = [check_table(*table, crates, vectors) for table in TABLES]
+    problems = [problem for problems, _, _ in found for problem in problems]
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
         sys.exit(1)
-    print(f"{len(seen)} requirements, {tests} tests named, all there")
+    requirements, tests = (sum(counts) for counts in list(zip(*found))[1:])
+    print(f"{requirements} requirements, {tests} tests named, all there")
 
 
 if __name__ == "__main__":

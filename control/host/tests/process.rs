@@ -123,12 +123,14 @@ fn check_says_fine_or_names_every_line_and_exits_with_2() {
     assert!(text(&good).contains("fine (lifecycle with 1 dataplane(s), dtcp)"));
     assert!(!dir.path().join("state").exists(), "a check makes nothing");
 
-    let wrong = "[metrics]\nlisten = \"\"\n[dtcp]\nhost_prefix = \"2001:db8::/65\"\nmtu = 20";
-    write(dir.path(), wrong);
+    write(
+        dir.path(),
+        &no_metrics("[lifecycle]\ngrace_seconds = 100000\n[dtcp]\nmtu = 20"),
+    );
     let bad = command(dir.path()).arg("--check").output().unwrap();
     assert_eq!(bad.status.code(), Some(2));
     let said = text(&bad);
-    for place in ["control.toml:7:", "control.toml:8:"] {
+    for place in ["control.toml:7:17:", "control.toml:9:7:"] {
         assert!(said.contains(place), "{place}: {said}");
     }
     write(dir.path(), "no_such_key = 1");

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use sixferry_dtcp::wire::reply::parse_greeting;
 use sixferry_dtcp::wire::{PORT, digest, hex};
 
@@ -47,7 +47,9 @@ impl Login {
     /// # Errors
     /// What the kernel says.
     pub fn raw(from: Ipv4Addr) -> io::Result<Self> {
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        // A client that is started later must not hold it open.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
         bind(&socket, &SocketAddrV4::new(from, 0))?;
         connect(&socket, &SocketAddrV4::new(RELAY_V4, PORT))?;
         let stream = TcpStream::from(socket);

@@ -53,11 +53,12 @@ fn parts_alone_work_together_and_a_killed_one_is_waited_for() {
     let flows = Flows::start(&service, &alice, inner(&alice, ALICE));
     dtcp.kill();
     dtcp.start_again(relay);
-    wait_until("she is back", PATIENCE, || dtcp.sessions().len() == 1);
-    let resumed = service
-        .control
-        .metric(relay, "sixferry_control_resumed_total");
-    assert_eq!(resumed, Some(1.0));
+    wait_until("she has her tunnel again", PATIENCE, || {
+        let resumed = service
+            .control
+            .metric(relay, "sixferry_control_resumed_total");
+        dtcp.sessions().len() == 1 && resumed == Some(1.0)
+    });
     flows.expect_no_loss(ALICE.0);
     // Nobody comes back this time.
     dtcp.kill();
