@@ -99,11 +99,22 @@ fn slot_message(slot: &Slot) -> pb::Slot {
     }
 }
 
-fn slot(message: pb::Slot) -> Slot {
-    Slot {
-        stem: message.stem.into(),
+fn slot(field: &str, message: pb::Slot) -> Result<Slot, Status> {
+    Ok(Slot {
+        stem: stem(&format!("{field}.stem"), message.stem)?,
         unit: message.unit,
+    })
+}
+
+/// With a digit at its end the name of one slot would be that of another.
+fn stem(field: &str, text: String) -> Result<Arc<str>, Status> {
+    let plausible = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let digit = text.ends_with(|c: char| c.is_ascii_digit());
+    if (1..=15).contains(&text.len()) && text.bytes().all(plausible) && !digit {
+        return Ok(text.into());
     }
+    let problem = "1 to 15 of A-Z a-z 0-9 _ . -, the last no digit";
+    Err(bad_field(field, problem))
 }
 
 fn port(field: &str, number: u32) -> Result<u16, Status> {
@@ -266,11 +277,13 @@ pub fn user_message(account: &Account) -> pb::User {
     }
 }
 
-/// A status of a request.
-pub fn user_status(status: pb::UserStatus) -> AccountStatus {
-    match status {
-        pb::UserStatus::Suspended => AccountStatus::Suspended,
-        pb::UserStatus::Active | pb::UserStatus::Unspecified => AccountStatus::Active,
+/// A status of a request. One of a newer client is refused: it may mean that the user is to be kept
+/// out.
+pub fn user_status(field: &str, number: i32) -> Result<AccountStatus, Status> {
+    match pb::UserStatus::try_from(number) {
+        Ok(pb::UserStatus::Suspended) => Ok(AccountStatus::Suspended),
+        Ok(pb::UserStatus::Active | pb::UserStatus::Unspecified) => Ok(AccountStatus::Active),
+        Err(_) => Err(bad_field(field, "unknown to this version")),
     }
 }
 
@@ -336,7 +349,10 @@ pub fn lease(message: pb::Lease) -> Result<Lease, Status> {
     Ok(Lease {
         tunnel: tunnel_id("lease.tunnel_id", &message.tunnel_id)?,
         number: LeaseNumber(message.number),
-        slot: slot(slot_message.ok_or_else(|| bad_field("lease.slot", "is missing"))?),
+        slot: slot(
+            "lease.slot",
+            slot_message.ok_or_else(|| bad_field("lease.slot", "is missing"))?,
+        )?,
         local: ipv4("lease.local", &message.local)?,
         remote: ipv4("lease.remote", &message.remote)?,
         transport: transport("lease.transport", message.transport)?,
@@ -496,17 +512,19 @@ fn slot_choice(message: Option<pb::SlotChoice>) -> Result<SlotChoice, Status> {
                 return Err(bad_field("slot.range.except", "is not sorted"));
             }
             Ok(SlotChoice::Range {
-                stem: range.stem.into(),
+                stem: stem("slot.range.stem", range.stem)?,
                 units: range.first..=range.last,
                 except: range.except.into(),
             })
         }
         Some(Choice::OneOf(list)) => {
             bounded("slot.one_of.slots", list.slots.len())?;
-            let slots: Arc<[Slot]> = list.slots.into_iter().map(slot).collect();
-            Ok(SlotChoice::OneOf(slots))
+            let slots = list.slots.into_iter();
+            let slots: Result<Arc<[Slot]>, Status> =
+                slots.map(|one| slot("slot.one_of.slots", one)).collect();
+            Ok(SlotChoice::OneOf(slots?))
         }
-        Some(Choice::Exactly(one)) => Ok(SlotChoice::Exactly(slot(one))),
+        Some(Choice::Exactly(one)) => Ok(SlotChoice::Exactly(slot("slot.exactly", one)?)),
     }
 }
 

@@ -253,7 +253,7 @@ impl Tunnels for RemoteLifecycle {
             };
             match self.shared.once(request, &send).await {
                 Ok(answer) => Ok(Ok(AccountId(answer.account))),
-                Err(refused) if refused.code() == Code::Unauthenticated => Ok(Err(Denied)),
+                Err(refused) if status::is_denied(&refused) => Ok(Err(Denied)),
                 Err(failed) => Err(status::to_error(&failed)),
             }
         }

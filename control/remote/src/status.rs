@@ -101,6 +101,15 @@ pub fn from_error(error: &Error) -> Status {
     }
 }
 
+/// Whether the lifecycle looked at a login and refused it. What merely stands in between, and will not
+/// have this plugin, says nothing about the user.
+pub fn is_denied(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let ours = details.error_info();
+    status.code() == Code::Unauthenticated
+        && ours.is_some_and(|info| info.domain == ERROR_DOMAIN && info.reason == "DENIED")
+}
+
 /// The other way; what is not a refusal of the lifecycle is [`Error::Unavailable`].
 pub fn to_error(status: &Status) -> Error {
     let unavailable = || Error::Unavailable(format!("the lifecycle: {}", status.message()));
@@ -181,6 +190,19 @@ mod tests {
         };
         let text = to_error(&from_error(&invalid)).to_string();
         assert_eq!(text, "request: mtu: 1279 is below 1280");
+    }
+
+    #[test]
+    fn only_the_lifecycle_denies_a_login() {
+        assert!(is_denied(&refuse(
+            Code::Unauthenticated,
+            "DENIED",
+            "no such login"
+        )));
+        assert!(!is_denied(&Status::unauthenticated(
+            "no client certificate"
+        )));
+        assert!(!is_denied(&refuse(Code::Unavailable, "DENIED", "")));
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl TunnelAdminService for Api {
         };
         let mut states = Vec::new();
         for state in request.states() {
-            states.push(convert::state("states", state)?);
+            let state = convert::state("states", state)?;
+            // Once each: every tunnel of the page is compared with all of them.
+            if !states.contains(&state) {
+                states.push(state);
+            }
         }
         let filter = TunnelFilter {
             account,

@@ -31,7 +31,7 @@ fn secret(field: &str, bytes: Vec<u8>) -> Result<Option<Secret>, Status> {
 fn new_account(user: Option<pb::User>, bytes: Vec<u8>) -> Result<NewAccount, Status> {
     let user = user.ok_or_else(|| bad_field("user", "is missing"))?;
     Ok(NewAccount {
-        status: convert::user_status(user.status()),
+        status: convert::user_status("user.status", user.status)?,
         prefixes: convert::prefixes("user.prefixes", &user.prefixes)?,
         name: user.name,
         secret: secret("secret", bytes)?,
@@ -72,7 +72,7 @@ impl UserService for Api {
         }
         let wants = |name: &str| paths.iter().any(|path| path == name);
         let prefixes = convert::prefixes("user.prefixes", &user.prefixes)?;
-        let status = convert::user_status(user.status());
+        let status = convert::user_status("user.status", user.status)?;
         let secret = secret("secret", request.secret)?;
         if secret.is_some() && request.clear_secret {
             return Err(bad_field("clear_secret", "contradicts `secret`"));

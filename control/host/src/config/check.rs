@@ -68,7 +68,13 @@ fn convert(
     let remote = remote(&raw.control, only, findings);
     let dtcp = raw.dtcp.map(Spanned::into_inner);
     if let Some(dtcp) = &dtcp {
-        plugin("dtcp", dtcp.check(), text, findings);
+        let mut problems = dtcp.check();
+        if !dtcp.timeouts.traffic.is_zero() {
+            // The library can do it for a host that counts; otherwise the plugin would never start.
+            let problem = "timeouts.traffic: this daemon does not count packets yet; only 0 serves";
+            problems.push(problem.to_owned());
+        }
+        plugin("dtcp", problems, text, findings);
     } else if only == Some(Only::Dtcp) {
         let message = "--only dtcp needs this section; it may be empty";
         findings.error("dtcp", None, message.to_owned());

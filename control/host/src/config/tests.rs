@@ -128,6 +128,10 @@ fn each_mistake_is_one_line_with_its_place() {
             "c.toml:5:14: dtcp.udp.first_port: 1 or more",
         ),
         (
+            "[dtcp.timeouts]\ntraffic = 30\n",
+            "c.toml:4:11: dtcp.timeouts.traffic: this daemon does not count packets",
+        ),
+        (
             "[dtcp]\nport = 9465\n",
             "c.toml:4:8: dtcp.port: port 9465 is also that of metrics.listen",
         ),

@@ -50,6 +50,22 @@ fn a_wish_survives_the_way() {
 #[test]
 fn what_is_wrong_is_named() {
     type Change = fn(&mut pb::AcquireRequest);
+    let exactly = |stem: &str| {
+        let slot = pb::Slot {
+            stem: stem.to_owned(),
+            unit: 0,
+        };
+        Some(pb::SlotChoice {
+            choice: Some(pb::slot_choice::Choice::Exactly(slot)),
+        })
+    };
+    for stem in ["", "gif1", "a b", "sixteen-letters-", "gïf"] {
+        let mut message = acquire_message(&wish(WantedTransport::SixInFour, range()), "h");
+        message.slot = exactly(stem);
+        let error = acquire(message).unwrap_err();
+        let expected = "slot.exactly.stem: 1 to 15 of";
+        assert!(error.message().starts_with(expected), "{}", error.message());
+    }
     let changes: [(Change, &str); 8] = [
         (|w| w.service = "DTCP".into(), "service: 1 to 32"),
         (|w| w.local = vec![1, 2, 3], "local: 3 bytes"),
@@ -106,4 +122,12 @@ fn times_before_1970_are_times_too() {
     let stamp = time(-1);
     assert_eq!((stamp.seconds, stamp.nanos), (-1, 999_999_000));
     assert_eq!(time(1_500_000).nanos, 500_000_000);
+}
+
+#[test]
+fn a_status_of_a_newer_client_lets_nobody_in() {
+    assert_eq!(user_status("s", 0).unwrap(), AccountStatus::Active);
+    assert_eq!(user_status("s", 2).unwrap(), AccountStatus::Suspended);
+    let error = user_status("user.status", 7).unwrap_err();
+    assert_eq!(error.message(), "user.status: unknown to this version");
 }
