@@ -82,7 +82,7 @@ impl<'n> Bare<'n> {
     }
 
     /// The native host sends to the user.
-    fn from_host(&self, service: &Service) {
+    fn downlink(&self, service: &Service) {
         let packet = echo_request(HOST_V6, self.inner, 64);
         send_ipv6(&service.lab.host, self.inner, &packet);
     }
@@ -112,7 +112,7 @@ fn udp_nat_mode_learns_and_follows_a_rebind() {
     // Then to where it came from.
     let first = user.socket(61_000);
     wait_until("the user's first packet", SOON, || user.echoes(&first));
-    user.from_host(&service);
+    user.downlink(&service);
     assert!(user.received(&first).is_some());
 
     // Another address is not his, whatever it sends.
@@ -126,7 +126,7 @@ fn udp_nat_mode_learns_and_follows_a_rebind() {
     // His NAT gives him another port; the old one gets nothing more.
     let second = user.socket(61_001);
     wait_until("the user at another port", SOON, || user.echoes(&second));
-    user.from_host(&service);
+    user.downlink(&service);
     assert!(user.received(&second).is_some());
     assert!(user.received(&first).is_none());
 }
@@ -142,7 +142,7 @@ fn udp_direct_mode_sends_at_once_and_each_tunnel_has_its_port() {
     assert_eq!([one.port, other.port], [FIRST_PORT, FIRST_PORT + 1]);
     for (user, port) in [(&one, 5000), (&other, 4028)] {
         let socket = user.socket(port);
-        user.from_host(&service);
+        user.downlink(&service);
         let packet = user.received(&socket).expect("at once");
         assert_eq!(packet[0] >> 4, 6, "bare IPv6: {packet:02x?}");
         assert_eq!(packet[24..40], user.inner.octets());
