@@ -110,8 +110,7 @@ impl Daemons {
     /// # Errors
     /// When one does not start; the error has the end of its log.
     pub async fn start(lab: &Lab, setup: &Setup) -> Result<Self, Error> {
-        let mut dataplane =
-            Process::start(lab, &setup.dataplane, "sixferryd", dataplane_config)?;
+        let mut dataplane = Process::start(lab, &setup.dataplane, "sixferryd", dataplane_config)?;
         let at = Target::Unix(dataplane.socket());
         let options = Options::default();
         dataplane
@@ -140,10 +139,12 @@ impl Daemons {
     pub async fn import(&self, users: u32) -> Result<(), Error> {
         const CALL: &str = "ImportUsers";
         let all: Vec<User> = (0..users).map(User).collect();
-        let messages = all.chunks(MAX_ENTRIES).map(|users| api::ImportUsersRequest {
-            entries: users.iter().copied().map(entry).collect(),
-            create_only: true,
-        });
+        let messages = all
+            .chunks(MAX_ENTRIES)
+            .map(|users| api::ImportUsersRequest {
+                entries: users.iter().copied().map(entry).collect(),
+                create_only: true,
+            });
         let answers = self.client.import_users(messages.collect()).await;
         let mut answers = answers.during(CALL)?;
         let mut created = 0;
@@ -250,10 +251,7 @@ fn dataplane_config(home: &Path) -> String {
 
 fn control_config(home: &Path, dataplane: &Path, store: Option<&str>) -> String {
     let (home, dataplane) = (home.display(), dataplane.display());
-    let store = store.map_or_else(
-        || format!("sqlite:{home}/state/control.db"),
-        str::to_owned,
-    );
+    let store = store.map_or_else(|| format!("sqlite:{home}/state/control.db"), str::to_owned);
     format!(
         "[control]\nstate_dir = \"{home}/state\"\nunix_socket = \"{home}/api.sock\"\n\
          [metrics]\nlisten = \"\"\n\

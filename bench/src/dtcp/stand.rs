@@ -155,7 +155,10 @@ impl Swarms {
     /// # Errors
     /// When one has ended.
     pub fn cpu(&self) -> Result<f64, Error> {
-        let each = self.0.iter().map(|swarm| super::usage::Usage::of(swarm.process()));
+        let each = self
+            .0
+            .iter()
+            .map(|swarm| super::usage::Usage::of(swarm.process()));
         each.map(|usage| usage.map(|usage| usage.cpu)).sum()
     }
 }

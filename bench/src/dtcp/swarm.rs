@@ -104,7 +104,10 @@ pub fn run(first: u32, count: u32) -> Result<(), Error> {
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised).during("the limit of descriptors")?;
-    if limit.maximum.is_some_and(|most| u64::from(count) + RESERVED > most) {
+    if limit
+        .maximum
+        .is_some_and(|most| u64::from(count) + RESERVED > most)
+    {
         return Err("more sessions than descriptors").during(format!("{count} sessions"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -313,7 +316,9 @@ impl Session {
                 Err(error) => return Err(text(&error)),
             }
             if buffer[..len].ends_with(b"\n") {
-                return Ok(String::from_utf8_lossy(&buffer[..len]).trim_end().to_owned());
+                return Ok(String::from_utf8_lossy(&buffer[..len])
+                    .trim_end()
+                    .to_owned());
             }
         }
     }
