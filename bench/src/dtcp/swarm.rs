@@ -356,12 +356,12 @@ mod tests {
     #[test]
     fn swarms_are_summed_up() {
         let mut sum = Said::default();
-        for (took, failure) in [(1, "closed"), (3, "closed"), (2, "-ERR server busy")] {
+        for (took, failure) in [(1_u32, "closed"), (3, "closed"), (2, "-ERR server busy")] {
             let mut said = Said {
                 seconds: f64::from(took),
                 ..Said::default()
             };
-            said.note(Ok(Duration::from_millis(u64::from(took.unsigned_abs()))));
+            said.note(Ok(Duration::from_millis(u64::from(took))));
             said.note(Err(failure.to_owned()));
             sum.merge(said);
         }
