@@ -7,7 +7,8 @@ step() { echo "lint: $*" >&2; }
 step "format"
 cargo fmt --all --check
 step "clippy"
-cargo clippy --locked --workspace --all-targets --features sixferry-vectors/steering -- -D warnings
+cargo clippy --locked --workspace --all-targets \
+  --features sixferry-vectors/steering,sixferry-bench/e2e,sixferry-bench/dtcp -- -D warnings
 step "licences, bans, sources"
 cargo deny --locked --log-level error check bans licenses sources
 step "docs/counters.md against the drop reasons"
