@@ -1,5 +1,5 @@
 //! Password stores of the original: qpopper's APOP database `pop.auth`, as text that the old host's
-//! own tools make of it (dtcp.md section 2).
+//! own tools make of it.
 //!
 //! * `user:secret`, one per line; the first colon splits
 //! * `db_dump` and `db_dump185`, in their `bytevalue` and `print` formats

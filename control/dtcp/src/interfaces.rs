@@ -1,5 +1,5 @@
 //! Which logical interfaces a login may get: `-i`, `-c`, `-o` of dtcps and the pins of the
-//! routetable (dtcp.md sections 6 and 7).
+//! routetable.
 //!
 //! Here an interface is a name for a tunnel, a stem and a unit; the unit drives the address pair of
 //! `host`. Nothing is created in the kernel, so cloning and the choice among existing ones differ

@@ -1,4 +1,4 @@
-//! One session: what it answers, what it asks for, when it ends (dtcp.md section 3). No I/O, no
+//! One session: what it answers, what it asks for, when it ends. No I/O, no
 //! clock: an event and the time go in, actions come out.
 //!
 //! ```text

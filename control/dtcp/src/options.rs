@@ -1,5 +1,5 @@
 //! The command line of the original: `dtcps [-cdDoU] [-b udp-port] [-g address] [-i interfaces]
-//! [-I udp-interface] [-p port] [-F fib] [prefix]` (dtcp.md section 7), turned into a [`Config`].
+//! [-I udp-interface] [-p port] [-F fib] [prefix]`, turned into a [`Config`].
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The routetable: who has which prefixes, and who is pinned to which interface (dtcp.md section 6).
+//! The routetable: who has which prefixes, and who is pinned to which interface.
 //!
 //! One user per line: `USER  PREFIXES|-  [INTERFACE]`. A bad line is ignored and named; the good
 //! ones count. Prefixes of two users never overlap, and no two users are pinned to one interface,

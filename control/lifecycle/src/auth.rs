@@ -1,4 +1,4 @@
-//! Logins by challenge and response (dtcp.md section 2): MD5 of user, challenge and secret.
+//! Logins by challenge and response: MD5 of user, challenge and secret.
 //!
 //! Whatever the reason for a refusal, the same is computed: an unknown user has a secret too, one that
 //! nobody knows.

@@ -149,7 +149,7 @@ impl fmt::Display for Slot {
     }
 }
 
-/// The life of a tunnel (broker.md section 2 has more states; they join when the broker does).
+/// The life of a tunnel (more states join with the broker).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelState {
     /// Committed; the dataplane has not confirmed it yet.

@@ -1,4 +1,4 @@
-//! The address pair of a numbered link (dtcp.md section 4): with unit n and prefix P, the relay has
+//! The address pair of a numbered link: with unit n and prefix P, the relay has
 //! P + 4(n+1)+1 and the user P + 4(n+1)+2. Every pair thus fills the middle of a /126 of its own,
 //! which is the link's prefix at the dataplane.
 

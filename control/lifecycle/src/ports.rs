@@ -1,4 +1,4 @@
-//! UDP ports of the relay: one per tunnel (dtcp.md section 5).
+//! UDP ports of the relay: one per tunnel.
 //!
 //! The user's NAT may hold a mapping to a port long after its tunnel is gone: a port that was never
 //! used is better than one that was, and of those the one that was freed longest ago.

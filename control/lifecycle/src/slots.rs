@@ -1,4 +1,4 @@
-//! Logical interfaces: which unit of a stem is the lowest free one (dtcp.md section 7).
+//! Logical interfaces: which unit of a stem is the lowest free one.
 
 use hashbrown::HashMap;
 use std::sync::Arc;

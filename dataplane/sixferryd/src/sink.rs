@@ -73,7 +73,7 @@ struct Wanted {
 
 impl Wanted {
     /// Fragments after the first carry no port: on an address the host has itself they could be
-    /// anybody's, and stay the kernel's (proto41.md 5.3).
+    /// anybody's, and stay the kernel's.
     fn addresses(&self) -> BTreeMap<Ipv4Addr, AddressUse> {
         let (proto41, udp) = (&self.steered.proto41, &self.steered.udp);
         let all = proto41.iter().chain(udp.iter().map(|(address, _)| address));

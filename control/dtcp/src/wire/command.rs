@@ -1,4 +1,4 @@
-//! What a client says: dtcp.md sections 1 and 3.
+//! What a client says.
 
 use super::udp;
 use super::{TunnelType, hex};

@@ -1,4 +1,4 @@
-//! Bytes to lines, within bounds: dtcp.md section 1.
+//! Bytes to lines, within bounds.
 //!
 //! A line ends at LF; every CR in it is dropped, wherever it stands. What is longer than the limit
 //! is not kept, only skipped to its LF. A peer that sends 8192 bytes without any LF is not

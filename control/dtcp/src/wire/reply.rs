@@ -1,4 +1,4 @@
-//! What the server says, and how a client reads it: dtcp.md sections 1, 3 and 4.
+//! What the server says, and how a client reads it.
 //!
 //! Clients test for a leading `+OK` or `-ERR` and no more, so every text after it could be another;
 //! these are the original's where it has one.

@@ -1,4 +1,4 @@
-//! How a tunnel over UDP is asked for and granted: dtcp.md section 5.
+//! How a tunnel over UDP is asked for and granted.
 //!
 //! The original's form is not known, so this one is ours, and kept apart from the rest until the
 //! original's is found:

@@ -256,7 +256,7 @@ fn free_transport(state: &State, wanted: &WantedTransport) -> Option<Transport> 
     }
 }
 
-/// Section 4 of dtcp.md: the server has 4(n+1)+1, the client the one after it.
+/// The server has 4(n+1)+1, the client the one after it.
 pub(crate) fn pair(prefix: Ipv6Net, unit: u32) -> AddressPair {
     let server = u128::from(prefix.network()) + 4 * (u128::from(unit) + 1) + 1;
     AddressPair {

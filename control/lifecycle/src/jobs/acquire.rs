@@ -1,4 +1,4 @@
-//! A wish for a tunnel (dtcp.md sections 3 to 7).
+//! A wish for a tunnel.
 //!
 //! What stands in its way and is the account's own is taken away first, and the wish is decided anew
 //! once those numbers are free. What is another account's refuses it.

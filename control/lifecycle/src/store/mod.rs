@@ -1,5 +1,5 @@
 //! The durable store: SQLite in the state directory, or PostgreSQL by URL, with one schema and one
-//! behaviour (broker.md section 8).
+//! behaviour.
 //!
 //! * A [`Batch`] of groups is one durable transaction; a group is applied whole or refused whole, and
 //!   the others of the batch are not harmed. Uniqueness is the engine's: a slot, a port, an address

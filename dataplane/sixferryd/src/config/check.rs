@@ -20,7 +20,7 @@ use sixferry_service::Findings;
 const MAX_SOCKET_PATH: usize = 107;
 /// IFNAMSIZ of netdevice(7), less the final zero.
 pub(super) const MAX_INTERFACE_NAME: usize = 15;
-/// What the XDP program's prefix map holds (proto41.md 6.1).
+/// What the XDP program's prefix map holds.
 const MAX_STEERING: usize = 1024;
 const MAX_WORKERS: u32 = 64;
 const FRAMES: std::ops::RangeInclusive<u32> = 1024..=1_048_576;

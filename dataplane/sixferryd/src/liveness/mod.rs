@@ -1,4 +1,4 @@
-//! Whether the far ends of tunnels are alive (proto41.md 5.2, RFC 4213 section 3.8, RFC 4861
+//! Whether the far ends of tunnels are alive (RFC 4213 section 3.8, RFC 4861
 //! section 7.3).
 //!
 //! Any valid packet out of a tunnel is a sign of life, so a tunnel in use is never probed. One that

@@ -1,4 +1,4 @@
-//! Fragments of tunnel packets in the slow path: received ones are put together (proto41.md 2.3),
+//! Fragments of tunnel packets in the slow path: received ones are put together,
 //! outgoing packets larger than their link are cut (1.1).
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! The slow path's thread: packets whose next hop is not resolved wait here while the kernel is
-//! asked, and go back to their worker when it answers (proto41.md 6.2); fragments are put together
+//! asked, and go back to their worker when it answers; fragments are put together
 //! and cut; events of the workers go on to whoever watches.
 
 mod fragments;
