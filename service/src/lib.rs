@@ -1,5 +1,5 @@
 //! What both daemons do alike around their work: listening, TLS, deadlines, reflection, metrics over
-//! HTTP, logs, findings about a configuration, the service manager.
+//! HTTP, logs, findings about a configuration and how they are told, the service manager.
 //!
 //! What it must not do: know what a daemon serves.
 #![forbid(unsafe_code)]
@@ -8,6 +8,7 @@ mod accept;
 mod deadline;
 mod families;
 mod finding;
+mod front;
 mod grpc;
 pub mod http;
 mod listen;
@@ -20,6 +21,7 @@ pub use accept::{Counted, bounded};
 pub use deadline::RequireDeadline;
 pub use families::{Families, Labels, label};
 pub use finding::{Finding, Findings, Severity};
+pub use front::{answer_check, first_error, refuse};
 pub use grpc::{MAX_CONNECTIONS, Reflection, reflection, server};
 pub use listen::{Listener, ServeError, SocketFile, TcpTls, bind_tcp, bind_unix, tls};
 pub use log::{LogConfig, SetLevel, check_level, init_log};

@@ -14,22 +14,21 @@ mod parts;
 mod plugins;
 mod reload;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use config::{Checked, Config, Only};
+use config::{Config, Only};
 use daemon::Start;
-use sixferry_service::{Severity, chain, init_log};
+use sixferry_service::{answer_check, chain, first_error, init_log, refuse};
 
 /// A login is some hundred small objects, made by one thread and freed by another: a quarter of this
 /// process's time went into glibc's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code of every set-up error.
-const SETUP_ERROR: u8 = 2;
+/// What errors begin with.
+const NAME: &str = "sixferry-control";
 
 /// The Sixferry control plane: users, tunnels, and the services that give them.
 #[derive(Debug, Parser)]
@@ -54,14 +53,15 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let (_, checked) = config::check_file(&args.config, args.only);
     if args.check {
-        return print_check(&args, &checked);
+        let summary = checked.config.as_ref().map(|c| summary(&args, c));
+        return answer_check(&checked.findings, summary);
     }
     let Some(config) = checked.config.clone() else {
-        return refuse(&first_error(&checked));
+        return refuse(NAME, &first_error(NAME, checked.errors()));
     };
     let set_level = match init_log(&config.log) {
         Ok(set_level) => set_level,
-        Err(error) => return refuse(&format!("cannot start logging: {error}")),
+        Err(error) => return refuse(NAME, &format!("cannot start logging: {error}")),
     };
     for finding in &checked.findings {
         tracing::warn!("{finding}");
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("cannot start threads: {error}")),
+        Err(error) => return refuse(NAME, &format!("cannot start threads: {error}")),
     };
     let start = Start {
         path: args.config,
@@ -81,41 +81,7 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(daemon::run(start)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&chain(&error)),
-    }
-}
-
-fn refuse(line: &str) -> ExitCode {
-    // Nobody reads a closed stderr; the exit code says enough.
-    let _written = writeln!(std::io::stderr(), "sixferry-control: {line}");
-    ExitCode::from(SETUP_ERROR)
-}
-
-/// The first error, and how to see the others.
-fn first_error(checked: &Checked) -> String {
-    let mut errors = checked.errors();
-    let first = errors.next().map_or_else(String::new, ToString::to_string);
-    match errors.count() {
-        0 => first,
-        more => format!("{first} (and {more} more; sixferry-control --check lists them)"),
-    }
-}
-
-fn print_check(args: &Args, checked: &Checked) -> ExitCode {
-    let mut out = std::io::stderr().lock();
-    for finding in &checked.findings {
-        let severity = match finding.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        let _written = writeln!(out, "{severity}: {finding}");
-    }
-    match &checked.config {
-        Some(config) => {
-            let _written = writeln!(std::io::stdout(), "{}", summary(args, config));
-            ExitCode::SUCCESS
-        }
-        None => ExitCode::from(SETUP_ERROR),
+        Err(error) => refuse(NAME, &chain(&error)),
     }
 }
 

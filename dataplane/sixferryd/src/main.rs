@@ -26,22 +26,21 @@ mod sink;
 mod state_file;
 mod surroundings;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use config::{Checked, Config, LiveHost, Severity};
+use config::{Config, LiveHost};
 use daemon::Start;
-use sixferry_service::{chain, init_log};
+use sixferry_service::{answer_check, chain, first_error, init_log, refuse};
 
 /// Chunks of the tables are copied and freed all the time, between small objects that stay: an
 /// allocator that mixes sizes ends with half of its memory in holes too small for a chunk.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code of every set-up error.
-const SETUP_ERROR: u8 = 2;
+/// What errors begin with.
+const NAME: &str = "sixferryd";
 
 /// The Sixferry dataplane: carries IPv6 across IPv4 through AF_XDP.
 #[derive(Debug, Parser)]
@@ -63,14 +62,15 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let (text, checked) = config::check_file(&args.config, &LiveHost);
     if args.check {
-        return print_check(&args, &checked);
+        let summary = checked.config.as_ref().map(|c| summary(&args, c));
+        return answer_check(&checked.findings, summary);
     }
     let Some(config) = checked.config.clone() else {
-        return refuse(&first_error(&checked));
+        return refuse(NAME, &first_error(NAME, checked.errors()));
     };
     let set_level = match init_log(&config.log) {
         Ok(set_level) => set_level,
-        Err(error) => return refuse(&format!("cannot start logging: {error}")),
+        Err(error) => return refuse(NAME, &format!("cannot start logging: {error}")),
     };
     for finding in &checked.findings {
         tracing::warn!("{finding}");
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(&format!("cannot start threads: {error}")),
+        Err(error) => return refuse(NAME, &format!("cannot start threads: {error}")),
     };
     let start = Start {
         path: args.config,
@@ -92,41 +92,7 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(daemon::run(start)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&chain(&error)),
-    }
-}
-
-fn refuse(line: &str) -> ExitCode {
-    // Nobody reads a closed stderr; the exit code says enough.
-    let _written = writeln!(std::io::stderr(), "sixferryd: {line}");
-    ExitCode::from(SETUP_ERROR)
-}
-
-/// The first error, and how to see the others.
-fn first_error(checked: &Checked) -> String {
-    let mut errors = checked.errors();
-    let first = errors.next().map_or_else(String::new, ToString::to_string);
-    match errors.count() {
-        0 => first,
-        more => format!("{first} (and {more} more; sixferryd --check lists them)"),
-    }
-}
-
-fn print_check(args: &Args, checked: &Checked) -> ExitCode {
-    let mut out = std::io::stderr().lock();
-    for finding in &checked.findings {
-        let severity = match finding.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        let _written = writeln!(out, "{severity}: {finding}");
-    }
-    match &checked.config {
-        Some(config) => {
-            let _written = writeln!(std::io::stdout(), "{}", summary(args, config));
-            ExitCode::SUCCESS
-        }
-        None => ExitCode::from(SETUP_ERROR),
+        Err(error) => refuse(NAME, &chain(&error)),
     }
 }
 

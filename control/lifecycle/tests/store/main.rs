@@ -1,5 +1,6 @@
 //! The store: one suite for both engines, and what only one of them can do wrong.
 
+mod after;
 mod cases;
 mod crash;
 mod home;
