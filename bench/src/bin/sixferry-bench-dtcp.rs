@@ -77,6 +77,9 @@ struct Bench {
     /// Most sessions of one process of clients
     #[arg(long, default_value_t = 15_000)]
     per_process: u32,
+    /// `net.core.somaxconn` of the relay's namespace: connections that may wait to be accepted
+    #[arg(long, default_value_t = 16_384)]
+    somaxconn: u32,
     /// `sixferryd`; by default the one beside this program
     #[arg(long)]
     daemon: Option<PathBuf>,
@@ -202,6 +205,7 @@ async fn measure(args: &Bench, postgres: &Postgres) -> Result<Report, Error> {
 struct Programs {
     dataplane: PathBuf,
     control: PathBuf,
+    somaxconn: u32,
     postgres: Postgres,
 }
 
@@ -210,6 +214,7 @@ impl Programs {
         Ok(Self {
             dataplane: program(args.daemon.as_ref(), "sixferryd")?,
             control: program(args.control.as_ref(), "sixferry-control")?,
+            somaxconn: args.somaxconn,
             postgres: postgres.clone(),
         })
     }
@@ -220,6 +225,7 @@ impl Programs {
         Ok(Setup {
             dataplane: self.dataplane.clone(),
             control: self.control.clone(),
+            somaxconn: self.somaxconn,
             store: schema.transpose().during("a schema")?,
         })
     }

@@ -28,6 +28,8 @@ pub struct Setup {
     pub dataplane: PathBuf,
     /// `sixferry-control`.
     pub control: PathBuf,
+    /// Connections that may wait until the daemon accepts them.
+    pub somaxconn: u32,
     /// URL of the store; `None`: a file.
     pub store: Option<String>,
 }

@@ -39,11 +39,12 @@ impl Place {
 pub struct Lab(());
 
 impl Lab {
-    /// Makes the namespaces, removing those of a bench that was killed.
+    /// Makes the namespaces, removing those of a bench that was killed. So many connections may wait
+    /// for the daemon to accept them.
     ///
     /// # Errors
     /// Without root, or when `ip` fails.
-    pub fn new() -> Result<Self, Error> {
+    pub fn new(somaxconn: u32) -> Result<Self, Error> {
         sweep();
         let lab = Self(());
         for place in Place::ALL {
@@ -55,6 +56,11 @@ impl Lab {
                  ip link set lo up",
             )?;
         }
+        // as the operator guide has it: everybody at once must fit in the listening queue
+        shell(
+            Place::Relay,
+            &format!("echo {somaxconn} > /proc/sys/net/core/somaxconn"),
+        )?;
         let relay = Place::Relay.namespace();
         for pair in ["u0 type veth peer name r0", "i0 type veth peer name r1"] {
             ip(Place::Users, &format!("link add {pair} netns {relay}"))?;

@@ -29,7 +29,7 @@ impl Stand {
     /// # Errors
     /// What does not start.
     pub async fn start(setup: &Setup, users: u32) -> Result<Self, Error> {
-        let lab = Lab::new()?;
+        let lab = Lab::new(setup.somaxconn)?;
         let daemons = Daemons::start(&lab, setup).await?;
         let start = Instant::now();
         daemons.import(users).await?;

@@ -21,7 +21,8 @@ pub struct Config {
     pub port: u16,
     /// Let several processes share the port, where one may not hold enough descriptors.
     pub share_port: bool,
-    /// Connections the kernel keeps for us until they are accepted. Default 4096.
+    /// Connections the kernel keeps for us until they are accepted; it takes `net.core.somaxconn` if
+    /// that is less. Default 16384.
     pub backlog: u32,
     /// What follows the challenge in the greeting.
     pub banner: String,
@@ -124,7 +125,7 @@ impl Default for Config {
             listen: vec![Ipv4Addr::UNSPECIFIED],
             port: wire::PORT,
             share_port: false,
-            backlog: 4096,
+            backlog: 16_384,
             banner: wire::reply::DEFAULT_BANNER.to_owned(),
             interfaces: None,
             cloning: true,

@@ -52,12 +52,30 @@ impl Listener {
         socket.bind(address.into()).map_err(failed("bind"))?;
         let listener = socket.listen(config.backlog).map_err(failed("listen"))?;
         let bound = listener.local_addr().map_err(failed("getsockname"))?;
+        warn_of_short_queue(config.backlog);
         let task = tokio::spawn(accept(listener, Arc::clone(shared)));
         Ok(Self {
             asked: address,
             bound,
             task,
         })
+    }
+}
+
+/// The server speaks first in DTCP. A client whose handshake ended while the queue was full believes
+/// to be connected, sends nothing that could be acknowledged, and waits: with SYN cookies, or once the
+/// kernel has given up its half of the handshake, for ever.
+fn warn_of_short_queue(asked: u32) {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    if let Some(most) = most.filter(|most| *most < asked) {
+        tracing::warn!(
+            asked,
+            somaxconn = most,
+            "when many clients connect at once some will wait for a second or for ever: \
+             raise net.core.somaxconn before the start"
+        );
     }
 }
 
