@@ -54,7 +54,9 @@ pub enum Event<'a> {
     LongLine,
     /// Too many bytes without any line.
     Flood,
-    /// The peer will send no more.
+    /// The peer has closed or reset the connection, though what it sent before is not answered yet.
+    Hangup,
+    /// The peer will send no more, and all it sent is answered.
     Eof,
     /// The connection broke.
     Broken,
@@ -263,6 +265,7 @@ impl Machine {
                 send(out, Failure::Invalid);
                 self.end(End::Flood, out);
             }
+            Event::Hangup => self.hangup(now, out),
             Event::Eof => self.end(End::Eof, out),
             Event::Broken => self.end(End::Broken, out),
             Event::Timer => self.timer(now, rules, out),
@@ -462,6 +465,18 @@ impl Machine {
         if self.failures >= rules.failures_max {
             self.end(End::Failures, out);
         }
+    }
+
+    /// The tunnel does not outlive the peer. The session does, for as long as it would have anyway:
+    /// who hangs up on a penalty sits it out, and half a connection is enough for answers.
+    fn hangup(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if !self.up {
+            return;
+        }
+        if !matches!(self.phase, Phase::Replacing(_)) {
+            out.push(Action::Release(Cause::ConnectionLost));
+        }
+        self.without_tunnel(now);
     }
 
     fn without_tunnel(&mut self, now: Instant) {

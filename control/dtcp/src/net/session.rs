@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sixferry_lifecycle::{Cause, Lease};
-use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncWriteExt as _, Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -41,8 +41,7 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 enum Woken {
     Orders,
     Done(Done),
-    Readable(io::Result<()>),
-    Writable(io::Result<()>),
+    Socket(io::Result<Ready>),
     Timer,
 }
 
@@ -117,7 +116,7 @@ impl Session {
                 {
                     timer.as_mut().reset(deadline);
                 }
-                let (read, write) = self.interest();
+                let interest = self.interest();
                 let stream = &self.stream;
                 let woken = tokio::select! {
                     biased;
@@ -125,8 +124,8 @@ impl Session {
                     done = ask::wait(&mut self.waiting_for), if self.waiting_for.is_some() => {
                         Woken::Done(done)
                     }
-                    result = stream.writable(), if write => Woken::Writable(result),
-                    result = stream.readable(), if read => Woken::Readable(result),
+                    result = stream.ready(interest.unwrap_or(Interest::ERROR)),
+                        if interest.is_some() => Woken::Socket(result),
                     () = &mut timer, if deadline.is_some() => Woken::Timer,
                 };
                 self.woken(woken);
@@ -152,15 +151,21 @@ impl Session {
         [deadline, self.not_before].into_iter().flatten().min()
     }
 
-    /// Whether to wait for bytes, and for room to send.
-    fn interest(&self) -> (bool, bool) {
+    /// What to wait for at the socket: bytes, room to send, or only the peer's end.
+    fn interest(&self) -> Option<Interest> {
         let write = !self.unsent.is_empty();
-        let read = !write
-            && !self.eof
-            && self.rest.is_empty()
-            && self.not_before.is_none()
-            && self.machine.wants_line();
-        (read, write)
+        let read = !write && !self.eof && self.rest.is_empty() && self.ready();
+        if read {
+            return Some(Interest::READABLE);
+        }
+        // Urgent data is never asked for: what `PRIORITY` wakes for is a FIN or RST, also behind
+        // bytes that stay unread.
+        let watch = self.machine.is_up().then_some(Interest::PRIORITY);
+        let write = write.then_some(Interest::WRITABLE);
+        match (watch, write) {
+            (Some(watch), Some(write)) => Some(watch | write),
+            (watch, write) => watch.or(write),
+        }
     }
 
     fn woken(&mut self, woken: Woken) {
@@ -176,11 +181,18 @@ impl Session {
                 }
                 self.step(Event::Timer);
             }
-            // What was sent so far is flushed at the top of the loop.
-            Woken::Writable(Ok(())) => {}
-            Woken::Readable(Ok(())) => self.read(),
-            Woken::Readable(Err(_)) | Woken::Writable(Err(_)) => self.step(Event::Broken),
+            Woken::Socket(Ok(ready)) => self.socket(ready),
+            Woken::Socket(Err(_)) => self.step(Event::Broken),
         }
+    }
+
+    fn socket(&mut self, ready: Ready) {
+        if self.interest() == Some(Interest::READABLE) {
+            self.read();
+        } else if ready.is_read_closed() {
+            self.step(Event::Hangup);
+        }
+        // Room to send is used at the top of the loop.
     }
 
     fn orders(&mut self) {
@@ -338,6 +350,7 @@ impl Session {
                 self.waiting_for = Some(Box::pin(asked));
             }
             Action::Release(cause) => {
+                self.place.entry.logout();
                 self.returning = self.held.take().map(|held| held.release(cause));
             }
             Action::Close(end) => self.ended(end),

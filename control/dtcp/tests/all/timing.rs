@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant as RealInstant};
 
+use sixferry_dtcp::net::SessionState;
+use sixferry_lifecycle::Cause;
 use tokio::time::{Instant, sleep};
 
 use crate::bed::{Bed, config};
@@ -138,6 +140,92 @@ async fn penalty_of_one_session_does_not_hold_up_another() {
         guesser.line().await.as_deref(),
         Some("+OK hi, happy to hear from you")
     );
+}
+
+/// How a peer goes away.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    Fin,
+    Reset,
+}
+
+/// A peer with a tunnel guesses wrong, sends more, and leaves before it is answered.
+async fn leaves_during_a_penalty(how: Leaving, more: &[u8]) {
+    let mut config = config();
+    config.timeouts.failure_delay = Duration::from_secs(8);
+    let bed = Bed::new(config);
+    let mut client = bed.logged_in(1, "alice", "host").await;
+    let wrong = client.digest("alice", "guess");
+    let line = format!("tunnel alice {wrong} host\r\n");
+    let start = Instant::now();
+    client.send(&[line.as_bytes(), more].concat()).await;
+    bed.until("it is looked at", |bed| bed.fake.checks() == 2)
+        .await;
+    let half = match how {
+        Leaving::Fin => {
+            client.half_close().await;
+            Some(client)
+        }
+        Leaving::Reset => {
+            client.reset();
+            None
+        }
+    };
+    bed.until("the tunnel is gone", |bed| bed.fake.count() == 0)
+        .await;
+    let elapsed = start.elapsed();
+    assert!(elapsed < Duration::from_secs(1), "{how:?}: {elapsed:?}");
+    assert_eq!(bed.fake.released(), [Cause::ConnectionLost]);
+    let session = bed
+        .server
+        .sessions()
+        .pop()
+        .expect("it sits the penalty out");
+    assert_eq!(session.state, SessionState::Greeted);
+    // Nobody is answered sooner, or has his place back sooner, for leaving.
+    if let Some(mut client) = half {
+        let line = client.line().await;
+        assert_eq!(line.as_deref(), Some("-ERR authentication failed."));
+    } else {
+        bed.until("the session is gone", |bed| {
+            bed.server.stats().sessions == 0
+        })
+        .await;
+    }
+    assert!(about(start.elapsed(), 8), "{how:?}: {:?}", start.elapsed());
+    assert_eq!((bed.fake.count(), bed.fake.released().len()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dtcp_24_end_of_a_peer_is_noticed_during_a_penalty() {
+    for how in [Leaving::Fin, Leaving::Reset] {
+        leaves_during_a_penalty(how, b"").await;
+        // The end of the connection stands behind bytes that nobody may read yet.
+        leaves_during_a_penalty(how, b"ping\r\n").await;
+        leaves_during_a_penalty(how, &b"ping\r\n".repeat(2000)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dtcp_24_end_of_a_peer_is_noticed_while_its_lines_are_throttled() {
+    let mut config = config();
+    config.limits.lines_per_second = 1;
+    let bed = Bed::new(config);
+    let mut client = bed.logged_in(1, "alice", "host").await;
+    client.send(&b"ping\r\n".repeat(60)).await;
+    client.half_close().await;
+    let start = Instant::now();
+    bed.until("the tunnel is gone", |bed| bed.fake.count() == 0)
+        .await;
+    let elapsed = start.elapsed();
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    // It is answered all the same, at the pace of everybody.
+    for _ in 0..60 {
+        let line = client.line().await;
+        assert_eq!(line.as_deref(), Some("+OK hi, happy to hear from you"));
+    }
+    client.ends().await;
+    assert_eq!(bed.fake.released(), [Cause::ConnectionLost]);
 }
 
 #[tokio::test(start_paused = true)]
