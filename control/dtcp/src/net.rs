@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use sixferry_lifecycle::{TunnelId, Tunnels};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use registry::{SessionInfo, SessionState};
 
@@ -30,6 +31,7 @@ use crate::config::Config;
 use crate::plan::Settings;
 use crate::routetable::{self, Problems, Stamp};
 use crate::stats::Stats;
+use follow::Followed;
 use listen::Listener;
 use shared::Shared;
 
@@ -52,7 +54,7 @@ pub struct Server {
     listeners: Mutex<Vec<Listener>>,
     followers: Vec<JoinHandle<()>>,
     /// One reload at a time, whether somebody asked for it or the routetable changed.
-    reloading: Arc<tokio::sync::Mutex<Option<Stamp>>>,
+    reloading: Arc<tokio::sync::Mutex<Followed>>,
 }
 
 impl Server {
@@ -92,7 +94,7 @@ impl Server {
             .into_iter()
             .map(|address| Listener::bind(address, config, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        let reloading = Arc::new(tokio::sync::Mutex::new(stamp));
+        let reloading = Arc::new(tokio::sync::Mutex::new(Followed::new(stamp)));
         let mut followers = vec![
             tokio::spawn(follow::revocations(Arc::clone(&shared), revocations)),
             tokio::spawn(follow::routetable(
@@ -120,23 +122,27 @@ impl Server {
     /// # Errors
     /// As with [`Server::start`]; nothing has changed then.
     pub async fn reload(&self, config: Config) -> Result<(), Error> {
-        let mut stamp = self.reloading.lock().await;
+        let mut followed = self.reloading.lock().await;
         check(&config, self.shared.counts_traffic())?;
         let old = self.shared.settings();
-        let (routes, new_stamp) = match config.routetable.clone() {
-            None => (None, None),
+        let (routes, read) = match config.routetable.clone() {
+            None => (None, Some(Followed::default())),
             Some(path) => match read_routes_apart(path.clone()).await {
-                Ok((table, stamp)) => (Some(table), Some(stamp)),
+                Ok((table, stamp)) => (Some(table), Some(Followed::new(Some(stamp)))),
                 Err(error) if old.config.routetable.as_ref() == Some(&path) => {
-                    self.shared.routes_unreadable(&error);
-                    (old.routes.clone(), *stamp)
+                    followed.failed(None, &error, Instant::now());
+                    // Somebody asked, so it is said again.
+                    self.shared.routes_unreadable(&error, true);
+                    (old.routes.clone(), None)
                 }
                 Err(error) => return Err(error),
             },
         };
         let settings = settings(config, routes)?;
         self.relisten(&settings.config)?;
-        *stamp = new_stamp;
+        if let Some(read) = read {
+            *followed = read;
+        }
         self.shared.set_settings(settings);
         tracing::info!("configuration reloaded");
         Ok(())

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use hashbrown::HashMap;
 use ipnet::Ipv6Net;
+use rustix::fs::{Mode, OFlags, open};
 use sixferry_lifecycle::Slot;
 
 use crate::interfaces::parse_slot;
@@ -350,16 +351,25 @@ impl Stamp {
 /// # Errors
 /// It cannot be read, or is larger than [`FILE_MAX`].
 pub fn load(path: &Path) -> io::Result<(RouteTable, Problems, Stamp)> {
-    let file = File::open(path)?;
+    // Opening a named pipe would wait for somebody who writes to it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
+    if meta.len() > FILE_MAX {
+        return Err(too_large());
+    }
     let mut text = Vec::new();
     file.take(FILE_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_MAX {
-        return Err(io::Error::other(format!("larger than {FILE_MAX} bytes")));
+        return Err(too_large());
     }
     let (table, problems) = RouteTable::parse(&text);
     Ok((table, problems, Stamp::from(&meta)))
+}
+
+fn too_large() -> io::Error {
+    io::Error::other(format!("larger than {FILE_MAX} bytes"))
 }

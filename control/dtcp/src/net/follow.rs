@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use sixferry_lifecycle::{LeaseNumber, Revocation, TunnelId};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::shared::{Alarm, Shared};
 use super::{TrafficSource, read_routes_apart, settings};
+use crate::Error;
 use crate::routetable::Stamp;
 
 /// How often the routetable is looked at.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Longest pause before a routetable that cannot be read, and does not change, is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Tunnels asked about at once.
 const CHUNK: usize = 1024;
@@ -56,18 +60,65 @@ pub(super) async fn check(shared: &Shared, mut keys: Vec<(TunnelId, LeaseNumber)
     }
 }
 
+/// What is known of the file behind the routetable in force.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// What was read; `None` without a routetable.
+    stamp: Option<Stamp>,
+    trouble: Option<Trouble>,
+}
+
+/// Why the file cannot be read at present.
+#[derive(Debug)]
+struct Trouble {
+    cause: String,
+    /// What the file looked like.
+    found: Option<Stamp>,
+    retry: Instant,
+    pause: Duration,
+}
+
+impl Followed {
+    pub(super) fn new(stamp: Option<Stamp>) -> Self {
+        Self {
+            stamp,
+            trouble: None,
+        }
+    }
+
+    /// Whether it is time to read what was found.
+    fn wants(&self, found: Option<Stamp>, now: Instant) -> bool {
+        match &self.trouble {
+            None => found.is_none() || found != self.stamp,
+            Some(trouble) => found != trouble.found || now >= trouble.retry,
+        }
+    }
+
+    /// It could not be read; whether that is news.
+    pub(super) fn failed(&mut self, found: Option<Stamp>, error: &Error, now: Instant) -> bool {
+        let cause = error.to_string();
+        let before = self.trouble.take().filter(|before| before.cause == cause);
+        let pause = before
+            .as_ref()
+            .map_or(LOOK, |before| (before.pause * 2).min(RETRY_MAX));
+        self.trouble = Some(Trouble {
+            cause,
+            found,
+            retry: now + pause,
+            pause,
+        });
+        before.is_none()
+    }
+}
+
 /// Reads the routetable again when it has changed.
-pub(super) async fn routetable(
-    shared: Arc<Shared>,
-    reloading: Arc<tokio::sync::Mutex<Option<Stamp>>>,
-) {
+pub(super) async fn routetable(shared: Arc<Shared>, reloading: Arc<tokio::sync::Mutex<Followed>>) {
     let _alarm = Alarm::new(&shared, "the task that follows the routetable");
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut missing = false;
     loop {
         ticks.tick().await;
-        let mut stamp = reloading.lock().await;
+        let mut followed = reloading.lock().await;
         let old = shared.settings();
         let Some(path) = old.config.routetable.clone() else {
             continue;
@@ -76,29 +127,27 @@ pub(super) async fn routetable(
         let Ok(found) = tokio::task::spawn_blocking(move || Stamp::of(&look)).await else {
             continue;
         };
-        if found.as_ref().ok() == stamp.as_ref() && !missing {
+        let stamp = found.as_ref().ok().copied();
+        if !followed.wants(stamp, Instant::now()) {
             continue;
         }
         let read = match found {
             Ok(_) => read_routes_apart(path).await,
-            Err(source) => Err(crate::Error::RouteTable { path, source }),
+            Err(source) => Err(Error::RouteTable { path, source }),
         };
         match read {
             Ok((routes, new)) => {
-                missing = false;
                 shared.counters.routetable_reloads.one();
-                *stamp = Some(new);
+                *followed = Followed::new(Some(new));
                 match settings(old.config.clone(), Some(routes)) {
                     Ok(settings) => shared.set_settings(settings),
                     Err(error) => tracing::error!(%error, "routetable not taken"),
                 }
             }
-            // Said once, not every two seconds.
-            Err(error) if !missing => {
-                missing = true;
-                shared.routes_unreadable(&error);
+            Err(error) => {
+                let news = followed.failed(stamp, &error, Instant::now());
+                shared.routes_unreadable(&error, news);
             }
-            Err(_) => {}
         }
     }
 }

@@ -154,9 +154,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn routes_unreadable(&self, error: &Error) {
+    pub(super) fn routes_unreadable(&self, error: &Error, news: bool) {
         self.counters.routetable_failures.one();
-        tracing::warn!("{error}; the one before stays in force");
+        if news {
+            tracing::warn!("{error}; the one before stays in force");
+        }
     }
 
     /// Writes a log line about a session, unless there were too many.

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sixferry_dtcp::Config;
 use sixferry_dtcp::routetable::{Entry, RouteTable, load};
 
@@ -346,6 +348,80 @@ async fn dtcp_37_change_is_noticed_without_a_signal() {
             .await
             .starts_with("+OK ")
     );
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Logs of this thread come here for as long as the guard lives.
+    fn catch(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn count(&self, what: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock())
+            .matches(what)
+            .count()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dtcp_37_trouble_with_the_table_is_said_once_per_cause_and_tried_again() {
+    const STAYS: &str = "stays in force";
+    let log = Log::default();
+    let _caught = log.catch();
+    let table = Table::new(TABLE);
+    let bed = Bed::new(table.config());
+    std::fs::remove_file(&table.path).unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((log.count(STAYS), log.count("No such file")), (1, 1));
+    let tries = bed.server.stats().routetable_failures;
+    assert!((8..=20).contains(&tries), "{tries}");
+    // Another cause is news, at once.
+    std::fs::create_dir(&table.path).unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((log.count(STAYS), log.count("not a regular file")), (2, 1));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(log.count(STAYS), 2);
+    // Who asks is told; the same is no news afterwards.
+    bed.server.reload(table.config()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(log.count(STAYS), 3);
+    // The file that is back is read at once, and what happens to it later is news again.
+    std::fs::remove_dir(&table.path).unwrap();
+    std::fs::write(&table.path, TABLE).unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bed.server.stats().routetable_reloads, 1);
+    std::fs::remove_file(&table.path).unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((log.count(STAYS), log.count("No such file")), (4, 2));
+}
+
+#[test]
+fn dtcp_37_a_pipe_is_refused_without_waiting_for_a_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+    assert!(load(&path).is_err());
 }
 
 #[test]
