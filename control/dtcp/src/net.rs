@@ -139,26 +139,12 @@ impl Server {
             },
         };
         let settings = settings(config, routes)?;
-        self.relisten(&settings.config)?;
+        listen::change(&mut self.listeners.lock(), &settings.config, &self.shared)?;
         if let Some(read) = read {
             *followed = read;
         }
         self.shared.set_settings(settings);
         tracing::info!("configuration reloaded");
-        Ok(())
-    }
-
-    /// New addresses are bound before old ones are given up.
-    fn relisten(&self, config: &Config) -> Result<(), Error> {
-        let wanted = config.addresses();
-        let mut listeners = self.listeners.lock();
-        let new = wanted
-            .iter()
-            .filter(|address| listeners.iter().all(|listener| listener.asked != **address))
-            .map(|address| Listener::bind(*address, config, &self.shared))
-            .collect::<Result<Vec<_>, _>>()?;
-        listeners.retain(|listener| wanted.contains(&listener.asked));
-        listeners.extend(new);
         Ok(())
     }
 

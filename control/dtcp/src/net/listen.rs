@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Shutdown, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_reuseport;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -27,6 +28,8 @@ const FATAL: u32 = 1000;
 pub(super) struct Listener {
     pub(super) asked: SocketAddrV4,
     pub(super) bound: SocketAddr,
+    socket: Arc<TcpListener>,
+    shares_port: bool,
     task: JoinHandle<()>,
 }
 
@@ -36,6 +39,16 @@ impl Listener {
         config: &Config,
         shared: &Arc<Shared>,
     ) -> Result<Self, Error> {
+        Self::bind_beside(address, config, shared, &[])
+    }
+
+    /// Binds an address that overlaps those of listeners that will be given up for it.
+    fn bind_beside(
+        address: SocketAddrV4,
+        config: &Config,
+        shared: &Arc<Shared>,
+        old: &[Self],
+    ) -> Result<Self, Error> {
         let failed = |operation| {
             move |source| Error::Listen {
                 address,
@@ -43,23 +56,87 @@ impl Listener {
                 source,
             }
         };
+        let _lent = Lent::by(old, address).map_err(failed("SO_REUSEPORT"))?;
         let socket = TcpSocket::new_v4().map_err(failed("socket"))?;
         // Before bind: connections of the server before may still be in TIME_WAIT.
         socket.set_reuseaddr(true).map_err(failed("SO_REUSEADDR"))?;
-        if config.share_port {
+        let beside = old.iter().any(|old| old.overlaps(address));
+        if config.share_port || beside {
             socket.set_reuseport(true).map_err(failed("SO_REUSEPORT"))?;
         }
         socket.bind(address.into()).map_err(failed("bind"))?;
         let listener = socket.listen(config.backlog).map_err(failed("listen"))?;
+        set_socket_reuseport(&listener, config.share_port)
+            .map_err(|errno| failed("SO_REUSEPORT")(errno.into()))?;
         let bound = listener.local_addr().map_err(failed("getsockname"))?;
         warn_of_short_queue(config.backlog);
-        let task = tokio::spawn(accept(listener, Arc::clone(shared)));
+        let socket = Arc::new(listener);
+        let task = tokio::spawn(accept(Arc::clone(&socket), Arc::clone(shared)));
         Ok(Self {
             asked: address,
             bound,
+            socket,
+            shares_port: config.share_port,
             task,
         })
     }
+
+    fn overlaps(&self, address: SocketAddrV4) -> bool {
+        let any = |ip: IpAddr| ip.is_unspecified();
+        let new = IpAddr::V4(*address.ip());
+        self.bound.port() == address.port()
+            && (any(self.bound.ip()) || any(new) || self.bound.ip() == new)
+    }
+}
+
+/// Listeners that let another socket of this user have their port, until this is dropped. The
+/// system looks at both ends: those that stay in force must not be among them.
+struct Lent<'l>(Vec<&'l Listener>);
+
+impl<'l> Lent<'l> {
+    fn by(listeners: &'l [Listener], address: SocketAddrV4) -> io::Result<Self> {
+        let mut lent = Self(Vec::new());
+        for listener in listeners.iter().filter(|old| old.overlaps(address)) {
+            set_socket_reuseport(&listener.socket, true)?;
+            lent.0.push(listener);
+        }
+        Ok(lent)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        for listener in &self.0 {
+            // What was set a moment ago can be set back.
+            let _ = set_socket_reuseport(&listener.socket, listener.shares_port);
+        }
+    }
+}
+
+/// Listens at these addresses instead, or as before if one of them cannot be had. New ones are bound
+/// before old ones are given up, so that somebody listens all the time; where they overlap, as
+/// 0.0.0.0 and an address of this host do, both have the port for a moment.
+pub(super) fn change(
+    listeners: &mut Vec<Listener>,
+    config: &Config,
+    shared: &Arc<Shared>,
+) -> Result<(), Error> {
+    let wanted = config.addresses();
+    let (mut staying, going): (Vec<_>, Vec<_>) = std::mem::take(listeners)
+        .into_iter()
+        .partition(|listener| wanted.contains(&listener.asked));
+    let new = wanted
+        .iter()
+        .filter(|address| staying.iter().all(|listener| listener.asked != **address))
+        .map(|address| Listener::bind_beside(*address, config, shared, &going))
+        .collect::<Result<Vec<_>, _>>();
+    let (result, more) = match new {
+        Ok(new) => (Ok(()), new),
+        Err(error) => (Err(error), going),
+    };
+    staying.extend(more);
+    *listeners = staying;
+    result
 }
 
 /// The server speaks first in DTCP. A client whose handshake ended while the queue was full believes
@@ -85,7 +162,7 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: Arc<TcpListener>, shared: Arc<Shared>) {
     let _alarm = Alarm::new(&shared, "a listener");
     let mut spare = spare();
     let mut in_a_row = 0;

@@ -195,6 +195,76 @@ async fn reload_moves_the_listener_and_keeps_sessions() {
     old.pings().await;
 }
 
+/// A port that was free a moment ago, at every address.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+fn listening_at(ip: &str, port: u16) -> Config {
+    Config {
+        listen: vec![ip.parse().unwrap()],
+        port,
+        ..config()
+    }
+}
+
+#[tokio::test]
+async fn reload_moves_between_all_addresses_and_one_on_the_same_port() {
+    let port = free_port();
+    let bed = crate::bed::Bed::new(listening_at("127.0.0.1", port));
+    let other = std::net::SocketAddr::from(([127, 0, 0, 9], port));
+    let mut old = bed.logged_in(1, "alice", "host").await;
+    for round in 0..3 {
+        bed.server
+            .reload(listening_at("0.0.0.0", port))
+            .await
+            .unwrap();
+        assert_eq!(bed.server.addresses(), [([0, 0, 0, 0], port).into()]);
+        let mut new = crate::client::Client::connect(other, crate::bed::from(2 + round)).await;
+        new.pings().await;
+        bed.server
+            .reload(listening_at("127.0.0.1", port))
+            .await
+            .unwrap();
+        assert_eq!(bed.server.addresses(), [([127, 0, 0, 1], port).into()]);
+        bed.until("nobody listens elsewhere", |_| {
+            std::net::TcpStream::connect(other).is_err()
+        })
+        .await;
+        new.pings().await;
+        bed.client(40 + round).await.pings().await;
+    }
+    old.pings().await;
+}
+
+#[tokio::test]
+async fn reload_to_addresses_that_are_taken_leaves_the_listener_as_it_was() {
+    let port = free_port();
+    let bed = crate::bed::Bed::new(listening_at("127.0.0.1", port));
+    let at = bed.server.addresses();
+    let _stranger = std::net::TcpListener::bind(("127.0.0.77", port)).unwrap();
+    let mut partly = listening_at("0.0.0.0", port);
+    partly.listen.push("192.0.2.77".parse().unwrap());
+    for bad in [listening_at("0.0.0.0", port), partly] {
+        let error = bed.server.reload(bad).await.unwrap_err().to_string();
+        assert!(error.contains("0.0.0.0"), "{error}");
+        assert_eq!(bed.server.addresses(), at);
+        bed.client(1).await.pings().await;
+    }
+    // Nobody else can have the port since.
+    let thief = tokio::net::TcpSocket::new_v4().unwrap();
+    thief.set_reuseaddr(true).unwrap();
+    thief.set_reuseport(true).unwrap();
+    let error = thief.bind(at[0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    // Two that overlap cannot both be had.
+    let mut both = listening_at("127.0.0.1", port);
+    both.listen.push("0.0.0.0".parse().unwrap());
+    assert!(bed.server.reload(both).await.is_err());
+    assert_eq!(bed.server.addresses(), at);
+}
+
 #[tokio::test]
 async fn address_of_a_reload_is_bound_as_the_new_configuration_says() {
     let bed = crate::bed::Bed::new(config());
