@@ -1,10 +1,9 @@
 //! Secrets on their way in: a file, standard input, or a prompt that shows nothing.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::CliError;
 
@@ -36,11 +35,6 @@ impl SecretArgs {
         }
         if self.secret_stdin {
             return first_line(std::io::stdin(), "standard input");
-        }
-        if !std::io::stdin().is_terminal() {
-            let text = "no terminal to ask for the secret: --secret-file, --secret-stdin or, for a \
-                        new user, --no-secret";
-            return Err(CliError::Usage(text.to_owned()));
         }
         let first = ask(&format!("Secret of {user}: "))?;
         if ask("The same again: ")? != first {
@@ -75,21 +69,19 @@ fn checked(secret: Vec<u8>, name: &str) -> Result<Vec<u8>, CliError> {
 
 /// A line from the terminal that is not shown while it is typed.
 fn ask(prompt: &str) -> Result<Vec<u8>, CliError> {
-    let failed = |error: std::io::Error| CliError::Failed(format!("terminal: {error}"));
-    let stdin = std::io::stdin();
-    let before = tcgetattr(&stdin).map_err(|e| failed(e.into()))?;
-    let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    let mut err = std::io::stderr();
-    let _shown = err.write_all(prompt.as_bytes()).and_then(|()| err.flush());
-    tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(|e| failed(e.into()))?;
-    let mut line = String::new();
-    let read = stdin.read_line(&mut line);
-    let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);
-    let _shown = err.write_all(b"\n");
-    read.map_err(failed)?;
-    restored.map_err(|e| failed(e.into()))?;
-    Ok(line.trim_end_matches(['\r', '\n']).as_bytes().to_vec())
+    use sixferry_prompt::Error;
+
+    let typed = sixferry_prompt::ask(prompt, MAX_LEN, &[]);
+    let typed = typed.map_err(|error| match error {
+        Error::NoTerminal => CliError::Usage(
+            "no terminal to ask for the secret: --secret-file, --secret-stdin or, for a new user, \
+             --no-secret"
+                .to_owned(),
+        ),
+        Error::Closed | Error::TooLong(_) => CliError::Usage(format!("the secret: {error}")),
+        Error::Terminal(_) => CliError::Failed(error.to_string()),
+    })?;
+    Ok(typed.to_vec())
 }
 
 #[cfg(test)]

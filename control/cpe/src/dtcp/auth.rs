@@ -2,12 +2,11 @@
 //! the terminal. Never the command line, which every user of the host can read.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::fstat;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::machine::Secret;
 use crate::Error;
@@ -31,7 +30,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Chooses, and asks for the password if it is to be typed.
+    /// Chooses, and asks for the password if it is to be typed: meanwhile the signals in `handled`
+    /// end the program, afterwards they are the caller's.
     ///
     /// # Errors
     /// When there is none.
@@ -40,6 +40,7 @@ impl Source {
         auth_file: Option<PathBuf>,
         server: &str,
         user: &str,
+        handled: &[i32],
     ) -> Result<Self, Error> {
         if let Some(path) = password_file {
             return Ok(Self::PasswordFile(path));
@@ -51,7 +52,7 @@ impl Source {
         if usual.exists() && find(usual, server, user)?.is_some() {
             return Ok(Self::AuthFile(usual.to_owned()));
         }
-        ask(&format!("Password of {user} for {server}: ")).map(Self::Typed)
+        ask(&format!("Password of {user} for {server}: "), handled).map(Self::Typed)
     }
 
     /// The password of this moment.
@@ -114,40 +115,18 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
 }
 
 /// Asks on the terminal, without showing what is typed.
-fn ask(prompt: &str) -> Result<Secret, Error> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Error::Config(
-            "no password: give --password-file or --auth-file, or start it on a terminal"
-                .to_owned(),
-        ));
-    }
-    let cannot = |e: io::Error| Error::Config(format!("cannot ask for the password: {e}"));
-    let before = tcgetattr(&stdin).map_err(|e| cannot(e.into()))?;
-    let mut quiet = before.clone();
-    quiet.local_modes.remove(LocalModes::ECHO);
-    quiet.local_modes.insert(LocalModes::ECHONL);
-    let _ = write!(io::stderr(), "{prompt}");
-    tcsetattr(&stdin, OptionalActions::Flush, &quiet).map_err(|e| cannot(e.into()))?;
-    let typed = line(&mut BufReader::new(
-        stdin.lock().take(MAX_PASSWORD as u64 + 2),
-    ));
-    let restored = tcsetattr(&stdin, OptionalActions::Flush, &before);
-    let typed = typed.map_err(cannot)?;
-    restored.map_err(|e| cannot(e.into()))?;
+fn ask(prompt: &str, handled: &[i32]) -> Result<Secret, Error> {
+    let typed = sixferry_prompt::ask(prompt, MAX_PASSWORD, handled);
+    let typed = typed.map_err(|error| {
+        Error::Config(match error {
+            sixferry_prompt::Error::NoTerminal => {
+                "no password: give --password-file or --auth-file, or start it on a terminal"
+                    .to_owned()
+            }
+            error => format!("cannot ask for the password: {error}"),
+        })
+    })?;
     checked(&typed).ok_or_else(|| Error::Config("no password was typed".to_owned()))
-}
-
-fn line(from: &mut impl BufRead) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut typed = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD + 2));
-    from.read_until(b'\n', &mut typed)?;
-    if typed.last() == Some(&b'\n') {
-        typed.pop();
-    }
-    if typed.len() > MAX_PASSWORD {
-        typed.zeroize();
-    }
-    Ok(typed)
 }
 
 #[cfg(test)]

@@ -34,11 +34,13 @@ use crate::Error;
 /// is in the way before the first attempt.
 pub async fn serve(options: Options) -> Result<Outcome, Error> {
     let plan = options.check()?;
+    let controls = signals()?;
     let source = auth::Source::choose(
         options.password_file.clone(),
         options.auth_file.clone(),
         &plan.server,
         &plan.settings.user,
+        &handled(),
     )?;
     // A mistake in a file shows now, not after the first connection.
     source.password(&plan.server, &plan.settings.user)?;
@@ -47,7 +49,6 @@ pub async fn serve(options: Options) -> Result<Outcome, Error> {
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
-    let controls = signals()?;
     let endpoint = Endpoint {
         server: plan.server.clone(),
         port: options.port,
@@ -59,6 +60,16 @@ pub async fn serve(options: Options) -> Result<Outcome, Error> {
     let outcome = run::drive(machine, &mut site, &endpoint, controls).await;
     site.finish().await;
     Ok(outcome)
+}
+
+/// What [`signals`] takes of what a prompt must know about.
+fn handled() -> [i32; 3] {
+    [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ]
+    .map(|kind| kind.as_raw_value())
 }
 
 fn signals() -> Result<mpsc::Receiver<Control>, Error> {
