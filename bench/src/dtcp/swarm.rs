@@ -8,7 +8,7 @@ use crate::e2e::role::{READY, say};
 use crate::e2e::{Context, Error};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use sixferry_dtcp::wire::{self, TunnelType, command};
+use sixferry_dtcp::wire::{self, client};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::BufRead;
 use std::rc::Rc;
@@ -260,12 +260,14 @@ async fn login(user: User) -> Result<(Session, Duration), String> {
     let start = Instant::now();
     let mut session = Session::connect(user).await?;
     let greeting = session.line().await?;
-    let challenge = greeting.split(' ').nth(1).unwrap_or_default();
+    let challenge = client::greeting(&greeting).map_err(|error| format!("{greeting}: {error}"))?;
     let name = user.name();
-    let secret = user.secret();
-    let digest = wire::digest(name.as_bytes(), challenge.as_bytes(), secret.as_bytes());
-    let line = command::emit_tunnel(&name, digest, TunnelType::Host, None);
-    session.ask(&line.ok_or("a bad user name")?).await?;
+    let digest = client::answer(&name, challenge, user.secret().as_bytes());
+    let wish = client::Wish {
+        kind: "host",
+        udp: None,
+    };
+    session.ask(&client::login(&name, &digest, &wish)).await?;
     Ok((session, start.elapsed()))
 }
 

@@ -21,7 +21,6 @@ pub mod options;
 pub mod plan;
 pub mod routetable;
 mod stats;
-pub mod wire;
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -29,6 +28,7 @@ use std::path::PathBuf;
 
 pub use config::Config;
 pub use net::{Server, SessionInfo, TrafficSource};
+pub use sixferry_dtcp_wire as wire;
 pub use stats::Stats;
 
 /// Why the server could not start or take another configuration.

@@ -5,8 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
-use sixferry_dtcp::wire::reply::parse_greeting;
-use sixferry_dtcp::wire::{PORT, digest, hex};
+use sixferry_dtcp::wire::{PORT, client};
 
 use crate::net::Net;
 use crate::topology::RELAY_V4;
@@ -67,7 +66,7 @@ impl Login {
     /// What came instead.
     pub fn greeted(&mut self) -> io::Result<()> {
         let line = self.try_line()?;
-        let challenge = parse_greeting(&line).ok_or_else(|| io::Error::other(line.clone()))?;
+        let challenge = client::greeting(&line).map_err(|_| io::Error::other(line.clone()))?;
         challenge.clone_into(&mut self.challenge);
         Ok(())
     }
@@ -102,9 +101,7 @@ impl Login {
     /// What proves that somebody knows `secret`.
     #[must_use]
     pub fn digest(&self, user: &str, secret: &str) -> String {
-        let challenge = self.challenge.as_bytes();
-        let bytes = digest(user.as_bytes(), challenge, secret.as_bytes());
-        hex(bytes).map(char::from).iter().collect()
+        client::answer(user, &self.challenge, secret.as_bytes())
     }
 
     /// Asks for a tunnel; `words` are its type and what follows.

@@ -1,6 +1,6 @@
 //! Lines out of the byte stream from a server: bounded, and ended by LF alone.
 
-use super::wire::MAX_LINE;
+use sixferry_dtcp_wire::line::REPLY_MAX;
 
 /// Bytes that have come and make no line yet.
 #[derive(Debug, Default)]
@@ -10,7 +10,7 @@ pub struct Lines {
     searched: usize,
 }
 
-/// A line grew beyond [`MAX_LINE`].
+/// A line grew beyond [`REPLY_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -29,14 +29,14 @@ impl Lines {
         let fresh = self.buffer.get(self.searched..).unwrap_or_default();
         let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
             self.searched = self.buffer.len();
-            return if self.buffer.len() > MAX_LINE {
+            return if self.buffer.len() > REPLY_MAX {
                 Err(TooLong)
             } else {
                 Ok(None)
             };
         };
         let end = self.searched + at;
-        if end > MAX_LINE {
+        if end > REPLY_MAX {
             return Err(TooLong);
         }
         let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_given_up() {
-        let long = vec![b'a'; MAX_LINE];
+        let long = vec![b'a'; REPLY_MAX];
         assert_eq!(all(&[&long]), Ok(Vec::new()));
         assert_eq!(all(&[&long, b"a"]), Err(TooLong));
         assert_eq!(all(&[&long, b"aa\n"]), Err(TooLong));

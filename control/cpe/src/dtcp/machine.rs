@@ -15,11 +15,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use sixferry_dtcp_wire::client::{self, Grant, Reply, Wish, shown};
 use tokio::time::Instant;
 use zeroize::Zeroize;
 
 use super::backoff::Backoff;
-use super::wire::{self, Grant, Reply, Wish, shown};
 
 /// How long a TCP connection may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -308,8 +308,8 @@ impl Machine {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let challenge = match wire::reply(line) {
-            Ok(Reply::Ok(text)) => wire::challenge(text),
+        let challenge = match client::reply(line) {
+            Ok(Reply::Ok(text)) => client::challenge(text),
             Ok(Reply::Err(text)) => {
                 let why = format!("the server takes nobody: {}", shown(text));
                 return self.lost(&why, now, out);
@@ -322,8 +322,8 @@ impl Machine {
                 return self.lost(&format!("this is no DTCP server: {error}"), now, out);
             }
         };
-        let digest = wire::digest(&self.settings.user, challenge, &password.0);
-        let login = wire::login(&self.settings.user, &digest, &self.settings.wish);
+        let digest = client::answer(&self.settings.user, challenge, &password.0);
+        let login = client::login(&self.settings.user, &digest, &self.settings.wish);
         out.push(Action::Send(login));
         self.state = State::LoggingIn {
             until: now + ANSWER_TIMEOUT,
@@ -332,7 +332,7 @@ impl Machine {
     }
 
     fn answered(&mut self, line: &str, local: Ipv4Addr, now: Instant, out: &mut Vec<Action>) {
-        let grant = match wire::reply(line) {
+        let grant = match client::reply(line) {
             Ok(Reply::Ok(text)) => Grant::parse(text),
             Ok(Reply::Err(text)) => {
                 let why = format!("refused: {}", shown(text));
@@ -373,7 +373,7 @@ impl Machine {
         let State::Up { asked, .. } = self.state else {
             return;
         };
-        match wire::reply(line) {
+        match client::reply(line) {
             Ok(_) if asked => {
                 let heard = format!("ping: {}", shown(line));
                 out.push(Action::Say(Level::Debug, heard));

@@ -1,3 +1,5 @@
+use sixferry_dtcp_wire::udp;
+
 use super::*;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -202,7 +204,7 @@ fn behind_a_nat_it_quits_and_fails_unless_told_not_to_look() {
 fn udp_looks_at_no_nat_but_wants_a_port() {
     let wish = Wish {
         kind: "tunnelonly",
-        udp: Some(wire::UdpWish { told_port: None }),
+        udp: Some(udp::Request { client_port: None }),
     };
     let udp = Settings {
         wish,

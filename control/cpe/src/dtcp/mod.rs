@@ -4,8 +4,9 @@
 //! it since: the client answers a challenge over TCP, gets the ends of a tunnel, and has it for as long
 //! as the TCP session lives. It understands the original servers as well as ours.
 //!
-//! [`wire`], [`lines`], [`machine`] and [`delegation`] decide and do no I/O; [`run`] moves lines and
-//! carries out what the machine says, [`site`] what concerns this host.
+//! What is said is in `sixferry_dtcp_wire`, shared with the server. [`lines`], [`machine`] and
+//! [`delegation`] decide and do no I/O; [`run`] moves lines and carries out what the machine says,
+//! [`site`] what concerns this host.
 
 pub mod auth;
 mod backoff;
@@ -16,7 +17,6 @@ pub mod options;
 pub mod run;
 pub mod script;
 pub mod site;
-pub mod wire;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::Ipv6Net;
+use sixferry_dtcp_wire::client::Wish;
+use sixferry_dtcp_wire::udp;
 
 use super::delegation::Link;
 use super::machine::Settings;
 use super::site;
-use super::wire::{UdpWish, Wish};
 use crate::Error;
 use crate::tunnel::MIN_MTU;
 
@@ -184,45 +185,11 @@ impl Options {
     /// # Errors
     /// The first contradiction.
     pub fn check(&self) -> Result<Checked, Error> {
-        let config = |text: &str| Error::Config(text.to_owned());
-        let login = || {
-            let names = ["LOGNAME", "USER"].into_iter();
-            names.filter_map(|name| std::env::var(name).ok()).next()
-        };
-        let user = self.user.clone().or_else(login);
-        let user = user.ok_or_else(|| config("no user name: give one with -u"))?;
-        if !is_token(&user) {
-            return Err(config(
-                "-u: a user name has no spaces and at most 255 bytes",
-            ));
-        }
-        if !is_token(&self.server) {
-            return Err(config("the server is a name or an IPv4 address"));
-        }
-        if self.server.parse::<std::net::Ipv6Addr>().is_ok() {
-            return Err(config("DTCP servers have IPv4 addresses"));
-        }
-        if !self.destinations.is_empty() && self.route != Route::Static {
-            return Err(config(
-                "-R gives static routes: it goes with -r static only",
-            ));
-        }
-        if self.mtu < MIN_MTU {
-            return Err(Error::Config(format!("-m: at least {MIN_MTU}")));
-        }
-        if self.daemon {
-            tracing::warn!("-D: staying in the foreground; a service manager puts it elsewhere");
-        }
-        if self.no_cloning || self.keep {
-            tracing::warn!("-c and -o do nothing: the TUN device is made and removed as needed");
-        }
-        let routes = match (self.route, self.destinations.as_slice()) {
-            (Route::Static, []) => vec![Ipv6Net::default()],
-            (Route::Static, some) => some.to_vec(),
-            (Route::Solicit | Route::None, _) => Vec::new(),
-        };
-        let udp = self.udp.then_some(UdpWish {
-            told_port: self.told_udp_port,
+        let user = self.user()?;
+        self.agree()?;
+        self.warn();
+        let udp = self.udp.then_some(udp::Request {
+            client_port: self.told_udp_port,
         });
         Ok(Checked {
             server: self.server.clone(),
@@ -237,21 +204,74 @@ impl Options {
                 retry_max: self.retry_max,
                 hold: self.hold,
             },
-            site: site::Settings {
-                server: self.server.clone(),
-                user,
-                kind: self.kind.word(),
-                device: self.device.clone(),
-                mtu: self.mtu,
-                udp_port: self.udp_port,
-                routes,
-                solicit: self.route == Route::Solicit,
-                links: self.links.clone(),
-                ready_file: self.ready_file.clone(),
-                json: self.json,
-            },
+            site: self.site(user),
         })
     }
+
+    fn user(&self) -> Result<String, Error> {
+        let login = || {
+            let names = ["LOGNAME", "USER"].into_iter();
+            names.filter_map(|name| std::env::var(name).ok()).next()
+        };
+        let user = self.user.clone().or_else(login);
+        let user = user.ok_or_else(|| wrong("no user name: give one with -u"))?;
+        if !is_token(&user) {
+            return Err(wrong("-u: a user name has no spaces and at most 255 bytes"));
+        }
+        Ok(user)
+    }
+
+    /// What excludes each other, or can never work.
+    fn agree(&self) -> Result<(), Error> {
+        if !is_token(&self.server) {
+            return Err(wrong("the server is a name or an IPv4 address"));
+        }
+        if self.server.parse::<std::net::Ipv6Addr>().is_ok() {
+            return Err(wrong("DTCP servers have IPv4 addresses"));
+        }
+        if !self.destinations.is_empty() && self.route != Route::Static {
+            return Err(wrong("-R gives static routes: it goes with -r static only"));
+        }
+        if self.mtu < MIN_MTU {
+            return Err(Error::Config(format!("-m: at least {MIN_MTU}")));
+        }
+        Ok(())
+    }
+
+    /// What is accepted and does nothing.
+    fn warn(&self) {
+        if self.daemon {
+            tracing::warn!("-D: staying in the foreground; a service manager puts it elsewhere");
+        }
+        if self.no_cloning || self.keep {
+            tracing::warn!("-c and -o do nothing: the TUN device is made and removed as needed");
+        }
+    }
+
+    fn site(&self, user: String) -> site::Settings {
+        let routes = match (self.route, self.destinations.as_slice()) {
+            (Route::Static, []) => vec![Ipv6Net::default()],
+            (Route::Static, some) => some.to_vec(),
+            (Route::Solicit | Route::None, _) => Vec::new(),
+        };
+        site::Settings {
+            server: self.server.clone(),
+            user,
+            kind: self.kind.word(),
+            device: self.device.clone(),
+            mtu: self.mtu,
+            udp_port: self.udp_port,
+            routes,
+            solicit: self.route == Route::Solicit,
+            links: self.links.clone(),
+            ready_file: self.ready_file.clone(),
+            json: self.json,
+        }
+    }
+}
+
+fn wrong(text: &str) -> Error {
+    Error::Config(text.to_owned())
 }
 
 #[cfg(test)]
@@ -282,14 +302,17 @@ mod tests {
         let boot = checked("-t network -Dl -u alice tunnel.example").expect("good");
         assert!(boot.settings.reconnect && boot.settings.wish.kind == "network");
         let udp = checked("-U -b 5000 -B 5001 -n -m 1400 -i tun7 -u a s").expect("good");
-        let told = udp.settings.wish.udp.expect("UDP").told_port;
+        let told = udp.settings.wish.udp.expect("UDP").client_port;
         assert_eq!((udp.site.udp_port, told), (5000, Some(5001)));
         assert_eq!(
             (udp.site.mtu, udp.site.device.as_deref()),
             (1400, Some("tun7"))
         );
         let learnt = checked("-U -u a s").expect("good");
-        assert_eq!(learnt.settings.wish.udp, Some(UdpWish { told_port: None }));
+        assert_eq!(
+            learnt.settings.wish.udp,
+            Some(udp::Request { client_port: None })
+        );
         assert_eq!(learnt.site.udp_port, 4028);
         let routes = checked("-R 2001:db8::/32,2001:db9::/32 -u a s").expect("good");
         assert_eq!(routes.site.routes.len(), 2);

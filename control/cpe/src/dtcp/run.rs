@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::time::Duration;
 
+use sixferry_dtcp_wire::client::Grant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -14,7 +15,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::auth::Source;
 use super::lines::Lines;
 use super::machine::{Action, Event, Level, Machine, Outcome};
-use super::wire::Grant;
 use crate::Error;
 
 /// How long a line may wait for room in the send buffer: it never does, unless the network is dead.

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use sixferry_dtcp_wire::{client::Wish, udp};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::dtcp::machine::{ANSWER_TIMEOUT, Secret, Settings};
-use crate::dtcp::wire::{UdpWish, Wish};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -249,7 +249,7 @@ fn transcript_of_udp_behind_a_nat() {
         let udp = Settings {
             wish: Wish {
                 kind: "tunnelonly",
-                udp: Some(UdpWish { told_port: None }),
+                udp: Some(udp::Request { client_port: None }),
             },
             nat_allowed: false,
             ..settings("alice", "tunnelonly")

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::Ipv6Net;
+use sixferry_dtcp_wire::client::Grant;
 use tokio::task::JoinHandle;
 
 use super::delegation::Link;
 use super::run::Site;
 use super::script::{Call, Scripts};
-use super::wire::Grant;
 use crate::Error;
 use crate::netlink::{Netlink, Plan, link_local};
 use crate::tunnel::peers::Peers;

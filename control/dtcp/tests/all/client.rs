@@ -3,8 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use sixferry_dtcp::wire::reply::parse_greeting;
-use sixferry_dtcp::wire::{digest, hex};
+use sixferry_dtcp::wire::client;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -38,7 +37,7 @@ impl Client {
     }
 
     pub(crate) fn greeted(&mut self, greeting: &str) {
-        self.challenge = parse_greeting(greeting).expect(greeting).to_owned();
+        self.challenge = client::greeting(greeting).expect(greeting).to_owned();
     }
 
     /// The next line without CR LF; `None` at the end of the stream.
@@ -72,12 +71,7 @@ impl Client {
     }
 
     pub(crate) fn digest(&self, user: &str, secret: &str) -> String {
-        let bytes = digest(
-            user.as_bytes(),
-            self.challenge.as_bytes(),
-            secret.as_bytes(),
-        );
-        String::from_utf8(hex(bytes).to_vec()).unwrap()
+        client::answer(user, &self.challenge, secret.as_bytes())
     }
 
     pub(crate) async fn login(&mut self, user: &str, secret: &str, kind: &str) -> String {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use sixferry_dtcp::wire::{hex, reply::Granted};
+use sixferry_dtcp::wire::{client::Grant, hex};
 
 use crate::bed::{Bed, config, from};
 use crate::client::Client;
@@ -139,7 +139,7 @@ async fn dtcp_11_units_beyond_four_digits_give_addresses() {
             ..config()
         });
         let reply = bed.client(1).await.login("alice", "s3cret", "host").await;
-        let granted = Granted::parse(reply.strip_prefix("+OK ").unwrap()).unwrap();
+        let granted = Grant::parse(reply.strip_prefix("+OK ").unwrap()).unwrap();
         let address = |end: &str| format!("2001:db8:ffff{end}").parse().unwrap();
         assert_eq!(granted.pair, Some((address(client6), address(server6))));
     }

@@ -1,4 +1,4 @@
-//! The lines of DTCP as a client sees them. Pure functions.
+//! The lines of DTCP as a client sees them.
 //!
 //! ```text
 //!  S: +OK <challenge> any text
@@ -15,11 +15,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
-use md5::{Digest, Md5};
 
-/// Longest line taken from a server. Ours and the original's stay below 200 bytes; one with many
-/// prefixes is longer.
-pub const MAX_LINE: usize = 4096;
+use crate::{digest, hex, udp};
+
 /// Longest challenge; servers send 32 hex digits.
 const MAX_CHALLENGE: usize = 256;
 /// Most prefixes of one reply.
@@ -75,6 +73,17 @@ pub fn reply(line: &str) -> Result<Reply<'_>, Malformed> {
     }
 }
 
+/// The challenge of a greeting.
+///
+/// # Errors
+/// When the server takes nobody, or is none.
+pub fn greeting(line: &str) -> Result<&str, Malformed> {
+    match reply(line)? {
+        Reply::Ok(text) => challenge(text),
+        Reply::Err(_) => Err(Malformed::Challenge),
+    }
+}
+
 /// The challenge of a greeting's text: its first token, whatever it is made of.
 ///
 /// # Errors
@@ -86,30 +95,21 @@ pub fn challenge(text: &str) -> Result<&str, Malformed> {
         .ok_or(Malformed::Challenge)
 }
 
-/// The answer to a challenge: hex of MD5 over user, challenge and password.
+/// The answer to a challenge: the [`digest`] in hex.
 ///
 /// In upper case, for the original compares digits as text; in lower case where the challenge itself
 /// is, for such servers print both alike.
 #[must_use]
-pub fn digest(user: &str, challenge: &str, password: &[u8]) -> String {
-    let mut hash = Md5::new();
-    hash.update(user.as_bytes());
-    hash.update(challenge.as_bytes());
-    hash.update(password);
+pub fn answer(user: &str, challenge: &str, password: &[u8]) -> String {
+    let digest = hex(digest(user.as_bytes(), challenge.as_bytes(), password));
+    let upper = String::from_utf8_lossy(&digest);
     let lower = challenge.bytes().any(|b| b.is_ascii_lowercase())
         && !challenge.bytes().any(|b| b.is_ascii_uppercase());
-    let digits: &[u8; 16] = if lower {
-        b"0123456789abcdef"
+    if lower {
+        upper.to_ascii_lowercase()
     } else {
-        b"0123456789ABCDEF"
-    };
-    let mut hex = String::with_capacity(32);
-    for byte in hash.finalize() {
-        for nibble in [byte >> 4, byte & 0xf] {
-            hex.push(char::from(digits[usize::from(nibble)]));
-        }
+        upper.into_owned()
     }
-    hex
 }
 
 /// What a client asks for.
@@ -118,27 +118,17 @@ pub struct Wish {
     /// `tunnelonly`, `host`, `network` or `tunnelroute`.
     pub kind: &'static str,
     /// In UDP instead of protocol 41.
-    pub udp: Option<UdpWish>,
-}
-
-/// A tunnel in UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UdpWish {
-    /// Where the server is to send to; `None`: where our packets come from.
-    pub told_port: Option<u16>,
+    pub udp: Option<udp::Request>,
 }
 
 /// The login line.
 #[must_use]
 pub fn login(user: &str, digest: &str, wish: &Wish) -> String {
-    let udp = match wish.udp {
-        None => String::new(),
-        Some(UdpWish { told_port: None }) => " udp".to_owned(),
-        Some(UdpWish {
-            told_port: Some(port),
-        }) => format!(" udp {port}"),
-    };
-    format!("tunnel {user} {digest} {}{udp}", wish.kind)
+    let mut line = format!("tunnel {user} {digest} {}", wish.kind);
+    if let Some(request) = wish.udp {
+        request.emit(&mut line);
+    }
+    line
 }
 
 /// What a server gave.
@@ -206,17 +196,15 @@ impl Grant {
 
 /// Takes `udp PORT` off the end.
 fn udp_port(tokens: &mut Vec<&str>) -> Result<Option<u16>, Malformed> {
-    let Some(at) = tokens.iter().position(|token| *token == "udp") else {
+    let Some(at) = tokens.iter().position(|token| *token == udp::WORD) else {
         return Ok(None);
     };
-    let port = match tokens.split_off(at).as_slice() {
-        [_, port] => parse("the server's UDP port", port)?,
-        _ => return Err(Malformed::Shape("`udp` and a port end the reply")),
-    };
-    if port == 0 {
-        return Err(wrong("the server's UDP port", "0"));
+    match tokens.split_off(at).as_slice() {
+        [_, port] => udp::parse_port(port.as_bytes())
+            .map(Some)
+            .ok_or_else(|| wrong("the server's UDP port", port)),
+        _ => Err(Malformed::Shape("`udp` and a port end the reply")),
     }
-    Ok(Some(port))
 }
 
 fn parse<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, Malformed> {
@@ -268,5 +256,5 @@ pub fn shown(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "wire_tests.rs"]
+#[path = "client_tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 /// The word that asks for it and that precedes the port in the reply.
-const WORD: &str = "udp";
+pub(crate) const WORD: &str = "udp";
 
 /// First port of the relay, and the usual port of a client.
 pub const FIRST_PORT: u16 = 4028;
@@ -53,20 +53,8 @@ pub fn emit_granted(port: u16, line: &mut String) {
     let _ = write!(line, " {WORD} {port}");
 }
 
-/// Takes the relay's port off the end of a reply's tokens, if it is there.
-#[must_use]
-pub fn split_granted<'a, 'b>(tokens: &'b [&'a str]) -> (&'b [&'a str], Option<u16>) {
-    if let [before @ .., word, port] = tokens
-        && *word == WORD
-        && let Some(port) = parse_port(port.as_bytes())
-    {
-        return (before, Some(port));
-    }
-    (tokens, None)
-}
-
 /// 1 to 65535 in plain decimal digits.
-fn parse_port(text: &[u8]) -> Option<u16> {
+pub(crate) fn parse_port(text: &[u8]) -> Option<u16> {
     if !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -114,10 +102,10 @@ mod tests {
 
     #[test]
     fn granted_port_both_ways() {
-        let mut line = String::from("192.0.2.1 198.51.100.1");
+        let ends = "192.0.2.1 198.51.100.1";
+        let mut line = String::from(ends);
         emit_granted(4028, &mut line);
-        let tokens: Vec<&str> = line.split(' ').collect();
-        assert_eq!(split_granted(&tokens), (&tokens[..2], Some(4028)));
-        assert_eq!(split_granted(&tokens[..2]), (&tokens[..2], None));
+        let port = |line: &str| crate::client::Grant::parse(line).unwrap().udp_port;
+        assert_eq!((port(&line), port(ends)), (Some(4028), None));
     }
 }

@@ -1,9 +1,14 @@
 //! The lines of DTCP, from both ends: bounded assembly of lines, commands, replies, the digest.
 //!
 //! Nothing here does I/O or knows the time. The server uses [`line::Assembler`], [`command`] and
-//! [`reply::Reply`]; a client uses [`line::Assembler`], [`command::emit_tunnel`] and
-//! [`reply::Answer`]. What is ours alone, tunnels over UDP, is in [`udp`].
+//! [`reply`]; a client uses [`line::Assembler`] and [`client`]. What is ours alone, tunnels over UDP,
+//! is in [`udp`].
+//!
+//! It is a crate of its own so that a client needs nothing of what a server stands on.
 
+#![forbid(unsafe_code)]
+
+pub mod client;
 pub mod command;
 pub mod line;
 pub mod reply;

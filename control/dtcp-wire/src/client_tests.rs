@@ -38,11 +38,11 @@ fn digests_of_the_protocol_description() {
             "B604C6985DCBD5434CAC6D749B5E3467",
         ),
     ] {
-        assert_eq!(digest(user, challenge, secret.as_bytes()), wanted);
+        assert_eq!(answer(user, challenge, secret.as_bytes()), wanted);
     }
-    let lower = digest("foo", "0b1517c87d516a5fa65bed722d51a04f", b"bar");
+    let lower = answer("foo", "0b1517c87d516a5fa65bed722d51a04f", b"bar");
     assert_eq!(lower, lower.to_ascii_lowercase());
-    let digits = digest("foo", "01234567890123456789012345678901", b"bar");
+    let digits = answer("foo", "01234567890123456789012345678901", b"bar");
     assert_eq!(digits, digits.to_ascii_uppercase());
 }
 
@@ -83,10 +83,10 @@ fn greetings_of_all_generations_give_their_challenge_verbatim() {
 fn login_lines() {
     let line = |kind, udp| login("alice", "D", &Wish { kind, udp });
     assert_eq!(line("host", None), "tunnel alice D host");
-    let learnt = Some(UdpWish { told_port: None });
+    let learnt = Some(udp::Request { client_port: None });
     assert_eq!(line("tunnelonly", learnt), "tunnel alice D tunnelonly udp");
-    let told = Some(UdpWish {
-        told_port: Some(4028),
+    let told = Some(udp::Request {
+        client_port: Some(4028),
     });
     assert_eq!(line("network", told), "tunnel alice D network udp 4028");
 }

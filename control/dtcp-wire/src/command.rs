@@ -1,7 +1,6 @@
 //! What a client says.
 
-use super::udp;
-use super::{TunnelType, hex};
+use crate::udp;
 
 /// A line of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,32 +88,12 @@ fn parse_tunnel<'a>(words: &[&'a [u8]], udp: bool) -> Option<Tunnel<'a>> {
     })
 }
 
-/// The line a client sends to log in, without CR LF. `None` for a user name that would not arrive
-/// as one word.
-#[must_use]
-pub fn emit_tunnel(
-    user: &str,
-    digest: [u8; 16],
-    kind: TunnelType,
-    udp: Option<udp::Request>,
-) -> Option<String> {
-    if !super::is_user_name(user.as_bytes()) {
-        return None;
-    }
-    let digest = hex(digest);
-    let digest = std::str::from_utf8(&digest).ok()?;
-    let mut line = format!("tunnel {user} {digest} {kind}");
-    if let Some(request) = udp {
-        request.emit(&mut line);
-    }
-    Some(line)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::client::{Wish, answer, login};
 
     #[test]
     fn dtcp_17_any_case_and_extra_arguments() {
@@ -182,7 +161,11 @@ mod tests {
         let request = udp::Request {
             client_port: Some(4028),
         };
-        let line = emit_tunnel("alice", [0xAB; 16], TunnelType::Host, Some(request)).unwrap();
+        let wish = Wish {
+            kind: "host",
+            udp: Some(request),
+        };
+        let line = login("alice", &"AB".repeat(16), &wish);
         assert_eq!(
             line,
             "tunnel alice ABABABABABABABABABABABABABABABAB host udp 4028"
@@ -191,9 +174,17 @@ mod tests {
             panic!("not a tunnel command: {line}");
         };
         assert_eq!((read.user, read.kind), (&b"alice"[..], &b"host"[..]));
-        assert_eq!(super::super::parse_hex(read.digest), Some([0xAB; 16]));
+        assert_eq!(crate::parse_hex(read.digest), Some([0xAB; 16]));
         assert_eq!(read.udp, Some(request));
-        assert_eq!(emit_tunnel("al ice", [0; 16], TunnelType::Host, None), None);
+        // Whatever the case a client answers in.
+        for challenge in ["3D5F0C8A9E7B4126F0D1C2B3A4958677", "3d5f0c8a9e7b4126"] {
+            let digest = crate::digest(b"alice", challenge.as_bytes(), b"s3cret");
+            let line = login("alice", &answer("alice", challenge, b"s3cret"), &wish);
+            let Command::Tunnel(read) = parse(line.as_bytes(), true) else {
+                panic!("not a tunnel command: {line}");
+            };
+            assert_eq!(crate::parse_hex(read.digest), Some(digest));
+        }
     }
 
     proptest! {

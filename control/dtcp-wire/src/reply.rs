@@ -1,4 +1,4 @@
-//! What the server says, and how a client reads it.
+//! What the server says. How a client reads it is in [`crate::client`].
 //!
 //! Clients test for a leading `+OK` or `-ERR` and no more, so every text after it could be another;
 //! these are the original's where it has one.
@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 
-use super::udp;
+use crate::udp;
 
 /// The original's words after the challenge.
 pub const DEFAULT_BANNER: &str = "KAME tunnel server";
@@ -165,7 +165,7 @@ impl Granted {
 /// Appends the greeting with CR LF.
 pub fn emit_greeting(challenge: [u8; 16], banner: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"+OK ");
-    out.extend_from_slice(&super::hex(challenge));
+    out.extend_from_slice(&crate::hex(challenge));
     if !banner.is_empty() {
         out.push(b' ');
         out.extend_from_slice(banner.as_bytes());
@@ -173,75 +173,10 @@ pub fn emit_greeting(challenge: [u8; 16], banner: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A line of the server as a client sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer<'a> {
-    /// `+OK`, and what follows.
-    Ok(&'a str),
-    /// `-ERR`, and what follows.
-    Err(&'a str),
-}
-
-impl<'a> Answer<'a> {
-    /// Reads a line without CR LF; `None` when it begins with neither word.
-    #[must_use]
-    pub fn parse(line: &'a str) -> Option<Self> {
-        if let Some(rest) = line.strip_prefix("+OK") {
-            return Some(Self::Ok(rest.trim_start()));
-        }
-        let rest = line.strip_prefix("-ERR")?;
-        Some(Self::Err(rest.trim_start()))
-    }
-}
-
-/// The challenge of a greeting, verbatim: what the digest is made with. Whatever follows it is
-/// decoration.
-#[must_use]
-pub fn parse_greeting(line: &str) -> Option<&str> {
-    let mut words = line.split(' ');
-    if words.next() != Some("+OK") {
-        return None;
-    }
-    words.next().filter(|challenge| !challenge.is_empty())
-}
-
-impl Granted {
-    /// Reads the reply to `tunnel` that [`Answer::Ok`] holds. As with the original's client, the
-    /// number of tokens says what they are.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let tokens: Vec<&str> = text.split(' ').filter(|token| !token.is_empty()).collect();
-        let (tokens, udp_port) = udp::split_granted(&tokens);
-        let (ends, more) = tokens.split_first_chunk::<2>()?;
-        let mut granted = Self {
-            client: ends[0].parse().ok()?,
-            server: ends[1].parse().ok()?,
-            pair: None,
-            prefixes: Vec::new(),
-            udp_port,
-        };
-        match more {
-            [] => {}
-            [prefixes] => {
-                granted.prefixes = prefixes
-                    .split(',')
-                    .map(|prefix| prefix.parse().ok())
-                    .collect::<Option<_>>()?;
-            }
-            [client, server] => {
-                granted.pair = Some((client.parse().ok()?, server.parse().ok()?));
-            }
-            _ => return None,
-        }
-        Some(granted)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use crate::client::{self, Grant};
 
     fn granted() -> Granted {
         Granted {
@@ -322,10 +257,16 @@ mod tests {
             (udp, "+OK 192.0.2.10 198.51.100.1 udp 4028"),
         ] {
             assert_eq!(Reply::Granted(Box::new(granted.clone())).text(), text);
-            let Some(Answer::Ok(rest)) = Answer::parse(text) else {
+            let Ok(client::Reply::Ok(rest)) = client::reply(text) else {
                 panic!("{text}");
             };
-            assert_eq!(Granted::parse(rest), Some(granted));
+            let read = Grant::parse(rest).unwrap();
+            assert_eq!(read.client4, granted.client.to_string());
+            assert_eq!((read.server4, read.pair), (granted.server, granted.pair));
+            assert_eq!(
+                (read.prefixes, read.udp_port),
+                (granted.prefixes, granted.udp_port)
+            );
         }
     }
 
@@ -337,28 +278,16 @@ mod tests {
             line,
             b"+OK A5A5A5A5A5A5A5A5A5A5A5A5A5A5A5A5 KAME tunnel server\r\n"
         );
+        let read = |line| client::greeting(line).ok();
         let lower = "+OK 0b1517c87d516a5fa65bed722d51a04f Some Product (v1.0)";
+        assert_eq!(read(lower), Some("0b1517c87d516a5fa65bed722d51a04f"));
+        assert_eq!(read("-ERR server busy"), None);
+        assert_eq!(read("+OK"), None);
+        assert_eq!(client::reply("+OK pong"), Ok(client::Reply::Ok("pong")));
         assert_eq!(
-            parse_greeting(lower),
-            Some("0b1517c87d516a5fa65bed722d51a04f")
+            client::reply("-ERR server busy"),
+            Ok(client::Reply::Err("server busy"))
         );
-        assert_eq!(parse_greeting("-ERR server busy"), None);
-        assert_eq!(parse_greeting("+OK"), None);
-        assert_eq!(Answer::parse("+OK pong"), Some(Answer::Ok("pong")));
-        assert_eq!(
-            Answer::parse("-ERR server busy"),
-            Some(Answer::Err("server busy"))
-        );
-        assert_eq!(Answer::parse("hello"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_reply_makes_a_client_panic(text in "[+OKER0-9a-f:. /,udp-]{0,120}") {
-            let _ = parse_greeting(&text);
-            if let Some(Answer::Ok(rest)) = Answer::parse(&text) {
-                let _ = Granted::parse(rest);
-            }
-        }
+        assert!(client::reply("hello").is_err());
     }
 }
