@@ -106,26 +106,7 @@ fn details(port: &Port) -> String {
             format!("{}/{}{vlan}", local.address, local.prefix_length),
         );
     }
-    let c = &port.counters;
-    let traffic =
-        |c: crate::json::PacketsBytes| format!("{} packets, {}", c.packets, units::bytes(c.bytes));
-    facts
-        .add("Received", traffic(c.received))
-        .add("Sent", traffic(c.sent))
-        .add(
-            "Lost",
-            format!(
-                "{} no room in the rx ring, {} dropped by the kernel, {} refused on tx",
-                c.rx_ring_full, c.rx_dropped, c.tx_invalid
-            ),
-        )
-        .add(
-            "Rings",
-            format!(
-                "fill ring empty {}, tx ring full {}, tx system calls {}",
-                c.rx_fill_ring_empty, c.tx_ring_full, c.tx_kicks
-            ),
-        );
+    traffic(port, &mut facts);
     let mut text = facts.render();
     if !port.queues.is_empty() {
         text.push('\n');
@@ -140,6 +121,29 @@ fn details(port: &Port) -> String {
         text.push_str(&table.render());
     }
     text
+}
+
+fn traffic(port: &Port, facts: &mut Facts) {
+    let c = &port.counters;
+    let sum =
+        |c: crate::json::PacketsBytes| format!("{} packets, {}", c.packets, units::bytes(c.bytes));
+    facts
+        .add("Received", sum(c.received))
+        .add("Sent", sum(c.sent))
+        .add(
+            "Lost",
+            format!(
+                "{} no room in the rx ring, {} dropped by the kernel, {} refused on tx",
+                c.rx_ring_full, c.rx_dropped, c.tx_invalid
+            ),
+        )
+        .add(
+            "Rings",
+            format!(
+                "fill ring empty {}, tx ring full {}, tx system calls {}",
+                c.rx_fill_ring_empty, c.tx_ring_full, c.tx_kicks
+            ),
+        );
 }
 
 fn queues(port: &Port) -> String {

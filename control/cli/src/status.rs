@@ -96,6 +96,17 @@ fn text(status: &Status) -> String {
                 units::memory(info.table_bytes)
             ),
         );
+    packets(status, &mut facts);
+    let mut text = format!("{}\n{}", facts.render(), port::list(&status.ports));
+    if let Some(control) = &status.control {
+        text.push('\n');
+        text.push_str(&control_text(control));
+    }
+    text
+}
+
+/// What became of the packets.
+fn packets(status: &Status, facts: &mut Facts) {
     let total = &status.counters.total;
     let traffic = |c: crate::json::PacketsBytes| {
         format!(
@@ -130,12 +141,6 @@ fn text(status: &Status) -> String {
         let missing = format!("{} packets: please report this", total.unaccounted());
         facts.add("Unaccounted", missing);
     }
-    let mut text = format!("{}\n{}", facts.render(), port::list(&status.ports));
-    if let Some(control) = &status.control {
-        text.push('\n');
-        text.push_str(&control_text(control));
-    }
-    text
 }
 
 fn control_text(control: &Control) -> String {

@@ -76,10 +76,10 @@ fn interval(text: &str) -> Result<u16, String> {
 
 impl Properties {
     /// Puts what is given into the tunnel and tells which fields that were.
-    fn apply(self, tunnel: &mut Tunnel) -> Vec<TunnelField> {
+    fn apply(mut self, tunnel: &mut Tunnel) -> Vec<TunnelField> {
         let mut fields = Vec::new();
         if !self.prefixes.is_empty() {
-            tunnel.prefixes = self.prefixes;
+            tunnel.prefixes = std::mem::take(&mut self.prefixes);
             fields.push(TunnelField::Prefixes);
         }
         if let (Some(prefix), Some(address)) = (self.link_prefix, self.link_address) {
@@ -90,31 +90,7 @@ impl Properties {
             tunnel.link_local = Some(address);
             fields.push(TunnelField::LinkLocal);
         }
-        if let Some(mtu) = self.mtu {
-            tunnel.mtu = mtu;
-            fields.push(TunnelField::Mtu);
-        }
-        if let Some(mode) = self.mtu_mode {
-            tunnel.mtu_mode = mode.into();
-            fields.push(TunnelField::MtuMode);
-            if mode == MtuMode::Dynamic && self.mtu.is_none() {
-                // The MTU that was right for a fixed mode would cap the path.
-                tunnel.mtu = 0;
-                fields.push(TunnelField::Mtu);
-            }
-        }
-        if let Some(path_mtu) = self.path_mtu {
-            tunnel.path_mtu = Some(path_mtu);
-            fields.push(TunnelField::PathMtu);
-        }
-        if let Some(least) = self.min_path_mtu {
-            tunnel.min_path_mtu = least;
-            fields.push(TunnelField::MinPathMtu);
-        }
-        if let Some(clamp) = self.mss_clamp {
-            tunnel.mss_clamp = clamp;
-            fields.push(TunnelField::MssClamp);
-        }
+        self.apply_mtu(tunnel, &mut fields);
         if let Some(ttl) = self.ttl {
             tunnel.ttl = ttl;
             fields.push(TunnelField::Ttl);
@@ -146,6 +122,34 @@ impl Properties {
             }
         }
         fields
+    }
+
+    fn apply_mtu(&self, tunnel: &mut Tunnel, fields: &mut Vec<TunnelField>) {
+        if let Some(mtu) = self.mtu {
+            tunnel.mtu = mtu;
+            fields.push(TunnelField::Mtu);
+        }
+        if let Some(mode) = self.mtu_mode {
+            tunnel.mtu_mode = mode.into();
+            fields.push(TunnelField::MtuMode);
+            if mode == MtuMode::Dynamic && self.mtu.is_none() {
+                // The MTU that was right for a fixed mode would cap the path.
+                tunnel.mtu = 0;
+                fields.push(TunnelField::Mtu);
+            }
+        }
+        if let Some(path_mtu) = self.path_mtu {
+            tunnel.path_mtu = Some(path_mtu);
+            fields.push(TunnelField::PathMtu);
+        }
+        if let Some(least) = self.min_path_mtu {
+            tunnel.min_path_mtu = least;
+            fields.push(TunnelField::MinPathMtu);
+        }
+        if let Some(clamp) = self.mss_clamp {
+            tunnel.mss_clamp = clamp;
+            fields.push(TunnelField::MssClamp);
+        }
     }
 
     /// The option that only UDP has, if one was given.
