@@ -3,7 +3,10 @@
 //! Whatever the reason for a refusal, the same is computed: an unknown user has a secret too, one that
 //! nobody knows.
 
+use std::time::{Duration, Instant};
+
 use md5::{Digest as _, Md5};
+use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 
 use crate::secret::{KeyRing, Sealed, Secret};
@@ -13,10 +16,35 @@ use crate::{AccountId, AccountStatus, Denied, Digest};
 /// No account has this id.
 const NOBODY: AccountId = AccountId(0);
 
+/// How often it is said that secrets do not open. Anybody who knows a name can make it happen, and
+/// with a key file missing every login does.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
 /// Checks logins.
 pub(crate) struct Authenticator {
     keys: KeyRing,
     nobody: Sealed,
+    unopened: Mutex<Unopened>,
+}
+
+/// Logins that failed for a secret that does not open.
+#[derive(Default)]
+struct Unopened {
+    /// Since it was last said.
+    logins: u64,
+    quiet_until: Option<Instant>,
+}
+
+impl Unopened {
+    /// Counts one; how many there were, if it is time to say so.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.logins += 1;
+        if self.quiet_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.quiet_until = Some(now + COMPLAINT);
+        Some(std::mem::take(&mut self.logins))
+    }
 }
 
 impl Authenticator {
@@ -28,7 +56,11 @@ impl Authenticator {
             |_| Sealed::from_bytes(Vec::new()),
             |s| keys.seal(NOBODY, &s),
         );
-        Self { keys, nobody }
+        Self {
+            keys,
+            nobody,
+            unopened: Mutex::default(),
+        }
     }
 
     pub(crate) fn keys(&self) -> &KeyRing {
@@ -59,15 +91,88 @@ impl Authenticator {
         md5.update(attempt.challenge);
         md5.update(secret.as_ref().map_or(&b""[..], |s| s.expose()));
         let right = md5.finalize().as_slice().ct_eq(&attempt.digest);
-        if secret.is_err() && account != NOBODY {
+        if let Err(why) = &secret
+            && account != NOBODY
+            && let Some(logins) = self.unopened.lock().count(Instant::now())
+        {
             tracing::error!(
                 account = account.0,
-                "a stored secret does not open with these keys"
+                %why,
+                logins,
+                "a stored secret does not open; logins with such are refused"
             );
         }
         match bool::from(right) && may && secret.is_ok() {
             true => Ok(account),
             false => Err(Denied),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::span;
+
+    use super::*;
+
+    /// Counts what is logged.
+    struct Counting(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Counting {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn secrets_that_do_not_open_are_not_logged_per_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = KeyRing::open(&dir.path().join("key"), true).unwrap();
+        let authenticator = Authenticator::new(keys);
+        let attempt = Digest {
+            user: b"alice",
+            challenge: &[b'0'; 32],
+            digest: [0; 16],
+        };
+        let said = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Counting(Arc::clone(&said)), || {
+            for account in 1..=1000 {
+                let sealed = Sealed::from_bytes(vec![1; 64]);
+                let candidate = (AccountId(account), sealed, true);
+                assert!(authenticator.check(&attempt, candidate).is_err());
+            }
+        });
+        assert_eq!(said.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_complaint_says_how_many_logins_it_stands_for() {
+        let start = Instant::now();
+        let mut unopened = Unopened::default();
+        assert_eq!(unopened.count(start), Some(1));
+        for second in 0..60 {
+            assert_eq!(unopened.count(start + Duration::from_secs(second)), None);
+        }
+        assert_eq!(unopened.count(start + COMPLAINT), Some(61));
+        assert_eq!(unopened.count(start + COMPLAINT), None);
     }
 }
