@@ -1,5 +1,6 @@
 //! The seeds of the fuzz corpus, as committed under `tests/fuzz/corpus`.
 
+use crate::fuzz_dtcp;
 use crate::fuzz_targets::pack;
 use crate::relay::{Plan, Received};
 use crate::seeds::{plans, seeds};
@@ -56,6 +57,9 @@ pub fn entries() -> Vec<Entry> {
         ("two-slashes", "::/0/0"),
     ] {
         add("prefix", name.to_owned(), text.as_bytes().to_vec());
+    }
+    for (name, data) in fuzz_dtcp::seeds() {
+        add("dtcp", name.to_owned(), data);
     }
     entries
 }

@@ -7,11 +7,18 @@ use sixferry_fwd::{BATCH_MAX, Ipv4Prefix, Ipv6Prefix, PortId};
 use sixferry_wire::{checksum, describe, ether, icmpv4, icmpv6, ipv4, ipv6};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+pub use crate::fuzz_dtcp::dtcp;
+
 /// A fuzz target: its name, which is also its directory in the corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 3] = [("process", process), ("wire", wire), ("prefix", prefix)];
+pub const TARGETS: [Target; 4] = [
+    ("process", process),
+    ("wire", wire),
+    ("prefix", prefix),
+    ("dtcp", dtcp),
+];
 
 /// Sets a relay up from the first bytes and sends it the packets in the rest, as batches and one by
 /// one.

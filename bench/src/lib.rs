@@ -12,6 +12,7 @@ pub mod dtcp;
 pub mod e2e;
 mod egress;
 pub mod frame;
+mod fuzz_dtcp;
 pub mod fuzz_targets;
 pub mod latency;
 pub mod mutate;

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tests::VECTORS;
 
 fn net(text: &str) -> Ipv6Net {
     text.parse().expect("prefix")
@@ -12,32 +13,7 @@ fn address(text: &str) -> Ipv6Addr {
 
 #[test]
 fn digests_of_the_protocol_description() {
-    for (user, challenge, secret, wanted) in [
-        (
-            "foo",
-            "0B1517C87D516A5FA65BED722D51A04F",
-            "bar",
-            "DAC487C8DFBBF9EE5C7F8CDCC37B62A3",
-        ),
-        (
-            "alice",
-            "3D5F0C8A9E7B4126F0D1C2B3A4958677",
-            "s3cret",
-            "A7EAC42C3A53955E885769A055E9AC17",
-        ),
-        (
-            "bob",
-            "3D5F0C8A9E7B4126F0D1C2B3A4958677",
-            "hunter2",
-            "7E820669D4928077BBB2B1DA59874C74",
-        ),
-        (
-            "carol",
-            "7A00FF11EE22DD33CC44BB55AA669988",
-            "open-sesame",
-            "B604C6985DCBD5434CAC6D749B5E3467",
-        ),
-    ] {
+    for (user, challenge, secret, wanted) in VECTORS {
         assert_eq!(answer(user, challenge, secret.as_bytes()), wanted);
     }
     let lower = answer("foo", "0b1517c87d516a5fa65bed722d51a04f", b"bar");

@@ -117,11 +117,11 @@ pub fn is_user_name(name: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// DTCP-03: (user, challenge, secret, digest).
-    const VECTORS: [(&str, &str, &str, &str); 4] = [
+    pub(crate) const VECTORS: [(&str, &str, &str, &str); 4] = [
         (
             "foo",
             "0B1517C87D516A5FA65BED722D51A04F",
