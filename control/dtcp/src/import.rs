@@ -168,6 +168,9 @@ pub enum Error {
     /// A database file, not a dump of it.
     #[error("this is a database, not its dump: run db_dump, db_dump185 or gdbm_dump on it first")]
     Binary,
+    /// `gdbm_dump --format=binary`, which says less than the other.
+    #[error("a binary dump: run gdbm_dump without --format=binary")]
+    BinaryDump,
     /// Something in the header.
     #[error("line {line}: {what}")]
     Header {
@@ -199,7 +202,10 @@ pub fn parse_dump(bytes: &[u8]) -> Result<Dump, Error> {
     if first.starts_with(b"VERSION=") || first.starts_with(b"format=") {
         return berkeley::parse(bytes);
     }
-    if bytes.contains(&0) || first.starts_with(b"!\r") {
+    if first.starts_with(b"!\r") {
+        return Err(Error::BinaryDump);
+    }
+    if bytes.contains(&0) {
         return Err(Error::Binary);
     }
     Ok(parse_text(bytes))

@@ -7,7 +7,7 @@
 //! HEADER=END
 //!  666f6f00            key
 //!  9d9e8d00            value
-//! DATA=END             only with VERSION
+//! DATA=END             only with VERSION; the dump of another database may follow
 //! ```
 //!
 //! `print` shows printable bytes as they are, a backslash as two, all others as `\` and two hex
@@ -24,12 +24,27 @@ struct Header {
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Dump, Error> {
-    let mut lines = lines(bytes);
-    let header = parse_header(&mut lines)?;
+    let mut lines = lines(bytes).peekable();
     let mut dump = Dump::new(Format::Berkeley);
+    // A file with several databases is dumped as several dumps, one after the other.
+    loop {
+        let header = parse_header(&mut lines)?;
+        parse_data(&mut lines, &header, &mut dump)?;
+        while lines.next_if(|(_, line)| line.is_empty()).is_some() {}
+        if lines.peek().is_none() {
+            return Ok(dump);
+        }
+    }
+}
+
+fn parse_data<'a>(
+    lines: &mut impl Iterator<Item = (usize, &'a [u8])>,
+    header: &Header,
+    dump: &mut Dump,
+) -> Result<(), Error> {
     let mut key = None;
     let mut ended = false;
-    for (number, line) in &mut lines {
+    for (number, line) in lines {
         if line == b"DATA=END" {
             ended = true;
             break;
@@ -38,7 +53,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Dump, Error> {
             // The end of the file, or an empty value, which says nothing either.
             continue;
         }
-        let item = decode(line, &header);
+        let item = decode(line, header);
         match (key.take(), item) {
             (None, item) => key = Some((number, item)),
             (Some((number, Some(key))), Some(value)) => dump.add_stored(number, &key, &value),
@@ -51,7 +66,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Dump, Error> {
     if key.is_some() {
         return Err(Error::Truncated("the last key has no value"));
     }
-    Ok(dump)
+    Ok(())
 }
 
 fn parse_header<'a>(lines: &mut impl Iterator<Item = (usize, &'a [u8])>) -> Result<Header, Error> {
