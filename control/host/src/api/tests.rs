@@ -260,6 +260,55 @@ async fn pools_give_and_take_prefixes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn prefixes_named_at_once_are_given_once_and_none_is_lost() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    for name in ["alice", "bob"] {
+        client.create_user(user(name)).await.unwrap();
+    }
+    let pool = pb::Pool {
+        name: "sites".into(),
+        prefix: Some(prefix("2001:db8:1000::/44")),
+        delegated_length: 48,
+        quarantine_seconds: 3600,
+    };
+    let create = pb::CreatePoolRequest { pool: Some(pool) };
+    client.create_pool(create).await.unwrap();
+    let assign = |user: &str, number: u32| {
+        let request = pb::AssignPrefixRequest {
+            user: user.into(),
+            pool: "sites".into(),
+            prefix: Some(prefix(&format!("2001:db8:100{number:x}::/48"))),
+        };
+        let client = client.clone();
+        tokio::spawn(async move { client.assign_prefix(request).await })
+    };
+    let asked: Vec<_> = (0..16)
+        .flat_map(|number| [assign("alice", number), assign("bob", number)])
+        .collect();
+    let (mut given, mut refused) = (0, 0);
+    for asked in asked {
+        match asked.await.unwrap() {
+            Ok(_) => given += 1,
+            Err(error) => {
+                assert_eq!(error.reason(), Some("PREFIX_IN_USE"), "{error}");
+                assert!(error.to_string().contains("belongs to"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((given, refused), (16, 16));
+    let list = pb::ListUsersRequest::default();
+    let users = client.list_users(list).await.unwrap().users;
+    let all = users.iter().flat_map(|user| &user.prefixes);
+    let mut all: Vec<_> = all.map(|prefix| prefix.address.clone()).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 16, "each is somebody's: {users:?}");
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_or_off_says_so() {
     let daemon = Daemon::start().await;
     let client = daemon.client().await;
