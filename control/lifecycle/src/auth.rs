@@ -6,9 +6,10 @@
 use md5::{Digest as _, Md5};
 use subtle::ConstantTimeEq as _;
 
+use crate::pace::Pace;
 use crate::secret::{KeyRing, Sealed, Secret};
 use crate::state::State;
-use crate::{AccountId, AccountStatus, Denied, Digest};
+use crate::{AccountId, Denied, Digest};
 
 /// No account has this id.
 const NOBODY: AccountId = AccountId(0);
@@ -17,6 +18,8 @@ const NOBODY: AccountId = AccountId(0);
 pub(crate) struct Authenticator {
     keys: KeyRing,
     nobody: Sealed,
+    /// Whoever knows the name of such a user can try as often as he likes.
+    unreadable: Pace,
 }
 
 impl Authenticator {
@@ -28,7 +31,11 @@ impl Authenticator {
             |_| Sealed::from_bytes(Vec::new()),
             |s| keys.seal(NOBODY, &s),
         );
-        Self { keys, nobody }
+        Self {
+            keys,
+            nobody,
+            unreadable: Pace::default(),
+        }
     }
 
     pub(crate) fn keys(&self) -> &KeyRing {
@@ -40,10 +47,7 @@ impl Authenticator {
         let name = std::str::from_utf8(user).unwrap_or_default();
         let entry = state.names.get(name).and_then(|id| state.account(*id));
         match entry.map(|e| (e, &e.sealed)) {
-            Some((entry, Some(sealed))) => {
-                let may = entry.account.status == AccountStatus::Active;
-                (entry.account.id, sealed.clone(), may)
-            }
+            Some((entry, Some(sealed))) => (entry.account.id, sealed.clone(), entry.may_log_in()),
             _ => (NOBODY, self.nobody.clone(), false),
         }
     }
@@ -59,9 +63,13 @@ impl Authenticator {
         md5.update(attempt.challenge);
         md5.update(secret.as_ref().map_or(&b""[..], |s| s.expose()));
         let right = md5.finalize().as_slice().ct_eq(&attempt.digest);
-        if secret.is_err() && account != NOBODY {
+        if secret.is_err()
+            && account != NOBODY
+            && let Some(suppressed) = self.unreadable.allow()
+        {
             tracing::error!(
                 account = account.0,
+                suppressed,
                 "a stored secret does not open with these keys"
             );
         }

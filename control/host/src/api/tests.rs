@@ -190,7 +190,9 @@ async fn an_export_with_secrets_is_local_and_comes_back() {
     assert_eq!(bare.entries[0].secret, b"");
 
     let mut entries = page.entries;
-    entries[0].user.as_mut().unwrap().name = "bob".into();
+    let bob = entries[0].user.as_mut().unwrap();
+    bob.name = "bob".into();
+    bob.status = pb::UserStatus::Suspended.into();
     entries.push(pb::UserEntry {
         user: Some(pb::User {
             name: "no good".into(),
@@ -210,6 +212,9 @@ async fn an_export_with_secrets_is_local_and_comes_back() {
         "{answer:?}"
     );
     assert_eq!(answer.failures[0].index, 1);
+    let get = pb::GetUserRequest { name: "bob".into() };
+    let bob = client.get_user(get).await.unwrap().user.unwrap();
+    assert_eq!(bob.status(), pb::UserStatus::Suspended);
     daemon.end().await;
 }
 

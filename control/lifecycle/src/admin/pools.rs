@@ -15,7 +15,8 @@ const MAX_POOLS: usize = 1024;
 /// Numbers of a pool that turn out to be routed still, or not to be free: this many are passed over.
 const MAX_PASSED: usize = 1024;
 
-fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
+/// Whether it makes sense in itself; the numbers of one that gives prefixes.
+fn check_shape(new: &NewPool) -> Result<Option<Delegations>, AdminError> {
     let invalid = |field, problem: &str| AdminError::Invalid {
         field,
         problem: problem.to_owned(),
@@ -27,22 +28,25 @@ fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
     if new.prefix.trunc() != new.prefix {
         return Err(invalid("prefix", "has host bits"));
     }
-    let delegations = match new.kind {
-        PoolKind::HostPair if !(64..=125).contains(&new.prefix.prefix_len()) => {
-            return Err(invalid(
-                "prefix",
-                "a pool of link addresses is a /64 to /125",
-            ));
-        }
-        PoolKind::HostPair => None,
+    match new.kind {
+        PoolKind::HostPair if !(64..=125).contains(&new.prefix.prefix_len()) => Err(invalid(
+            "prefix",
+            "a pool of link addresses is a /64 to /125",
+        )),
+        PoolKind::HostPair => Ok(None),
         PoolKind::Delegation { len } if !(48..=64).contains(&len) => {
-            return Err(invalid("len", "48 to 64"));
+            Err(invalid("len", "48 to 64"))
         }
         PoolKind::Delegation { len } => match Delegations::new(new.prefix, len) {
-            None => return Err(invalid("len", "cannot be cut out of the prefix")),
-            delegations => delegations,
+            None => Err(invalid("len", "cannot be cut out of the prefix")),
+            delegations => Ok(delegations),
         },
-    };
+    }
+}
+
+/// Whether there may be such a pool.
+fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
+    let delegations = check_shape(new)?;
     if state.pools.len() >= MAX_POOLS {
         return Err(AdminError::Limit {
             what: "pools",
