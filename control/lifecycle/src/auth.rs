@@ -3,48 +3,23 @@
 //! Whatever the reason for a refusal, the same is computed: an unknown user has a secret too, one that
 //! nobody knows.
 
-use std::time::{Duration, Instant};
-
 use md5::{Digest as _, Md5};
-use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 
+use crate::pace::Pace;
 use crate::secret::{KeyRing, Sealed, Secret};
 use crate::state::State;
-use crate::{AccountId, AccountStatus, Denied, Digest};
+use crate::{AccountId, Denied, Digest};
 
 /// No account has this id.
 const NOBODY: AccountId = AccountId(0);
-
-/// How often it is said that secrets do not open. Anybody who knows a name can make it happen, and
-/// with a key file missing every login does.
-const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Checks logins.
 pub(crate) struct Authenticator {
     keys: KeyRing,
     nobody: Sealed,
-    unopened: Mutex<Unopened>,
-}
-
-/// Logins that failed for a secret that does not open.
-#[derive(Default)]
-struct Unopened {
-    /// Since it was last said.
-    logins: u64,
-    quiet_until: Option<Instant>,
-}
-
-impl Unopened {
-    /// Counts one; how many there were, if it is time to say so.
-    fn count(&mut self, now: Instant) -> Option<u64> {
-        self.logins += 1;
-        if self.quiet_until.is_some_and(|until| now < until) {
-            return None;
-        }
-        self.quiet_until = Some(now + COMPLAINT);
-        Some(std::mem::take(&mut self.logins))
-    }
+    /// Whoever knows the name of such a user can try as often as he likes.
+    unreadable: Pace,
 }
 
 impl Authenticator {
@@ -59,7 +34,7 @@ impl Authenticator {
         Self {
             keys,
             nobody,
-            unopened: Mutex::default(),
+            unreadable: Pace::default(),
         }
     }
 
@@ -72,10 +47,7 @@ impl Authenticator {
         let name = std::str::from_utf8(user).unwrap_or_default();
         let entry = state.names.get(name).and_then(|id| state.account(*id));
         match entry.map(|e| (e, &e.sealed)) {
-            Some((entry, Some(sealed))) => {
-                let may = entry.account.status == AccountStatus::Active;
-                (entry.account.id, sealed.clone(), may)
-            }
+            Some((entry, Some(sealed))) => (entry.account.id, sealed.clone(), entry.may_log_in()),
             _ => (NOBODY, self.nobody.clone(), false),
         }
     }
@@ -91,15 +63,14 @@ impl Authenticator {
         md5.update(attempt.challenge);
         md5.update(secret.as_ref().map_or(&b""[..], |s| s.expose()));
         let right = md5.finalize().as_slice().ct_eq(&attempt.digest);
-        if let Err(why) = &secret
+        if secret.is_err()
             && account != NOBODY
-            && let Some(logins) = self.unopened.lock().count(Instant::now())
+            && let Some(suppressed) = self.unreadable.allow()
         {
             tracing::error!(
                 account = account.0,
-                %why,
-                logins,
-                "a stored secret does not open; logins with such are refused"
+                suppressed,
+                "a stored secret does not open with these keys"
             );
         }
         match bool::from(right) && may && secret.is_ok() {
@@ -162,17 +133,5 @@ mod tests {
             }
         });
         assert_eq!(said.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn a_complaint_says_how_many_logins_it_stands_for() {
-        let start = Instant::now();
-        let mut unopened = Unopened::default();
-        assert_eq!(unopened.count(start), Some(1));
-        for second in 0..60 {
-            assert_eq!(unopened.count(start + Duration::from_secs(second)), None);
-        }
-        assert_eq!(unopened.count(start + COMPLAINT), Some(61));
-        assert_eq!(unopened.count(start + COMPLAINT), None);
     }
 }

@@ -31,6 +31,16 @@ impl Delegations {
         })
     }
 
+    /// What they are cut out of.
+    pub(crate) fn prefix(&self) -> Ipv6Net {
+        self.prefix
+    }
+
+    /// Of each.
+    pub(crate) fn len(&self) -> u8 {
+        self.len
+    }
+
     pub(crate) fn total(&self) -> u64 {
         1 << (self.len - self.prefix.prefix_len())
     }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod machine;
 mod mirror;
 mod model;
+mod pace;
 mod pairs;
 mod ports;
 mod relays;

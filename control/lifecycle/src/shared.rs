@@ -10,6 +10,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use crate::machine::forwards;
 use crate::mirror::{End, Mirror};
+use crate::pace::Pace;
 use crate::state::State;
 use crate::{Cause, LeaseNumber, LifecycleConfig, Revocation, RevokeCause, Transition, TunnelId};
 
@@ -110,6 +111,9 @@ pub(crate) struct Shared {
     /// What is wrong, by task; what was overcome is taken out.
     pub(crate) faults: Mutex<std::collections::BTreeMap<String, String>>,
     pub(crate) stopping: AtomicBool,
+    /// Of lines about tunnels that dataplanes refuse, and about releases that the store does not take.
+    pub(crate) refused_pace: Pace,
+    pub(crate) release_pace: Pace,
 }
 
 impl Shared {
@@ -127,6 +131,8 @@ impl Shared {
             store_away: Mutex::default(),
             faults: Mutex::default(),
             stopping: AtomicBool::new(false),
+            refused_pace: Pace::default(),
+            release_pace: Pace::default(),
             config,
         })
     }

@@ -93,6 +93,20 @@ struct Planned {
     logged: Vec<Logged>,
 }
 
+impl Planned {
+    /// Those of its writes that were made earlier than its edits.
+    fn late(&self) -> &[Logged] {
+        let late = self.logged.len().saturating_sub(self.edits.len());
+        &self.logged[..late]
+    }
+}
+
+/// Why the store did not take something.
+enum Refused {
+    Conflict(Conflict),
+    Failed(String),
+}
+
 /// The writer.
 pub(crate) struct Writer<J> {
     shared: Arc<Shared>,
@@ -163,10 +177,12 @@ impl<J: Journal> Writer<J> {
             self.ready.push_back(Queued { job, conflicts: 0 });
         }
         drop(releases);
+        // First those that nobody waits for: they may keep something from the others.
+        self.parked.retain(|queued| !queued.job.abandoned());
+        self.ready.retain(|queued| !queued.job.abandoned());
         if std::mem::take(&mut self.shared.state.lock().came_free) {
             self.ready.append(&mut self.parked);
         }
-        self.parked.retain(|queued| !queued.job.abandoned());
         while self.ready.len() < Batch::MAX_GROUPS && self.parked.len() < self.shared.config.queue {
             match self.jobs.try_recv() {
                 Ok(job) => self.ready.push_back(Queued { job, conflicts: 0 }),
@@ -210,8 +226,11 @@ impl<J: Journal> Writer<J> {
                 }
                 Plan::Done => continue,
             };
-            // What frees numbers must be written before what takes them.
-            take_burials(&mut state, &mut planned);
+            // What frees numbers must be written before what takes them. What only gives some up need not
+            // wait: when ten thousand go at once, dataplanes forward for those still unwritten.
+            if !edits.iter().all(Edit::releases) {
+                take_burials(&mut state, &mut planned, usize::MAX);
+            }
             let mut logged = Vec::new();
             for edit in &edits {
                 let late = edit.tunnel_id().and_then(|id| state.late.remove(&id));
@@ -226,7 +245,8 @@ impl<J: Journal> Writer<J> {
                 logged,
             });
         }
-        take_burials(&mut state, &mut planned);
+        let room = Batch::MAX_GROUPS.saturating_sub(planned.len());
+        take_burials(&mut state, &mut planned, room);
         if !planned.is_empty() || state.late_due || shared.is_stopping() {
             take_late(&mut state, &mut planned);
         }
@@ -240,6 +260,7 @@ impl<J: Journal> Writer<J> {
         let mut parts = vec![planned];
         let mut divisions = DIVISIONS;
         let mut problem = None;
+        let mut refused = Vec::new();
         while let Some(mut part) = parts.pop() {
             // Burials may push it over the limit: the rest goes with the next one.
             if part.len() > Batch::MAX_GROUPS {
@@ -252,7 +273,7 @@ impl<J: Journal> Writer<J> {
             });
             let batch = Batch::new(groups.collect());
             match attempt(&self.shared, &self.journal, &batch).await {
-                Ok(answers) => self.settle(part, answers),
+                Ok(answers) => refused.extend(self.settle(part, answers)),
                 // It may be about one of them only: the others must not suffer.
                 Err(StoreError::Fatal { .. }) if part.len() > 1 && divisions > 0 => {
                     divisions -= 1;
@@ -264,11 +285,14 @@ impl<J: Journal> Writer<J> {
                     if matches!(error, StoreError::Overtaken) {
                         self.shared.end.now(&error.to_string());
                     }
-                    self.give_up(part, &error);
-                    problem = Some(error.to_string());
+                    tracing::error!(%error, "the store does not take a transaction");
+                    let why = error.to_string();
+                    refused.extend(part.into_iter().map(|p| (p, Refused::Failed(why.clone()))));
+                    problem = Some(why);
                 }
             }
         }
+        self.take_back(refused);
         let failed = problem.is_some();
         self.shared.set_fault("store", problem);
         if failed {
@@ -276,16 +300,58 @@ impl<J: Journal> Writer<J> {
         }
     }
 
-    fn settle(&mut self, planned: Vec<Planned>, answers: Vec<Result<Committed, Conflict>>) {
+    /// What was taken is done; what was refused is handed back, in the order in which it was decided.
+    fn settle(
+        &mut self,
+        planned: Vec<Planned>,
+        answers: Vec<Result<Committed, Conflict>>,
+    ) -> Vec<(Planned, Refused)> {
         let shared = self.shared.clone();
         let mut state = shared.state.lock();
+        let mut refused = Vec::new();
         for (planned, answer) in planned.into_iter().zip(answers) {
             count(&shared.counters.groups);
             match answer {
                 Ok(committed) => self.settled(&shared, &mut state, planned, &committed),
                 Err(conflict) => {
                     count(&shared.counters.conflicts);
+                    refused.push((planned, Refused::Conflict(conflict)));
+                }
+            }
+        }
+        refused
+    }
+
+    /// Takes back what was refused, the last first: a later decision may have what an earlier one gave
+    /// up.
+    fn take_back(&mut self, refused: Vec<(Planned, Refused)>) {
+        if refused.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        let mut state = shared.state.lock();
+        for (planned, why) in refused.iter().rev() {
+            for edit in planned.edits.iter().rev() {
+                edit.revert(&mut state);
+            }
+            let alone = planned.queued.is_none();
+            if alone && matches!(why, Refused::Conflict(_)) {
+                continue;
+            }
+            // Nothing that nobody waits for is lost, and it precedes what follows it.
+            for logged in planned.late().iter().rev() {
+                state.write_again(logged.clone());
+            }
+        }
+        for (planned, why) in refused {
+            match why {
+                Refused::Conflict(conflict) => {
                     self.conflicted(&shared, &mut state, planned, conflict);
+                }
+                Refused::Failed(problem) => {
+                    if let Some(mut queued) = planned.queued {
+                        queued.job.failed(&shared, &problem);
+                    }
                 }
             }
         }
@@ -345,9 +411,6 @@ impl<J: Journal> Writer<J> {
         planned: Planned,
         conflict: Conflict,
     ) {
-        for edit in planned.edits.iter().rev() {
-            edit.revert(state);
-        }
         let Some(mut queued) = planned.queued else {
             let writes = planned.logged.iter().filter_map(|l| l.transition.as_ref());
             let mut tunnels = writes.map(|transition| transition.tunnel);
@@ -357,8 +420,6 @@ impl<J: Journal> Writer<J> {
             return;
         };
         avoid(state, &planned.edits, conflict.constraint);
-        let late = planned.logged.len().saturating_sub(planned.edits.len());
-        state.burials.extend(planned.logged.into_iter().take(late));
         queued.conflicts += 1;
         if queued.conflicts < MAX_CONFLICTS {
             self.ready.push_back(queued);
@@ -367,26 +428,6 @@ impl<J: Journal> Writer<J> {
                 differs(shared, conflict);
             }
             queued.job.failed(shared, &conflict.to_string());
-        }
-    }
-
-    /// The store does not take it: whoever waits is told, and nothing that nobody waits for is lost.
-    fn give_up(&mut self, planned: Vec<Planned>, error: &StoreError) {
-        tracing::error!(%error, "the store does not take a transaction");
-        let shared = self.shared.clone();
-        let mut state = shared.state.lock();
-        for planned in planned.into_iter().rev() {
-            for edit in planned.edits.iter().rev() {
-                edit.revert(&mut state);
-            }
-            let decided = planned.edits.len();
-            let late = planned.logged.len().saturating_sub(decided);
-            for logged in planned.logged.into_iter().take(late).rev() {
-                state.write_again(logged);
-            }
-            if let Some(mut queued) = planned.queued {
-                queued.job.failed(&shared, &error.to_string());
-            }
         }
     }
 }
@@ -430,8 +471,9 @@ fn note_away(shared: &Shared, error: &StoreError) {
 }
 
 /// One group each: one that is refused must not take the others with it.
-fn take_burials(state: &mut State, planned: &mut Vec<Planned>) {
-    planned.extend(state.burials.drain(..).map(|logged| Planned {
+fn take_burials(state: &mut State, planned: &mut Vec<Planned>, most: usize) {
+    let taken = state.burials.len().min(most);
+    planned.extend(state.burials.drain(..taken).map(|logged| Planned {
         queued: None,
         edits: Vec::new(),
         first: false,

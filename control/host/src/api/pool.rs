@@ -99,26 +99,16 @@ impl PrefixPoolService for Api {
         let account = self.account(&request.user)?;
         let pool = self.pool(&request.pool)?;
         let lifecycle = self.lifecycle()?;
+        let refused = |error| admin(error, "");
         let given = match &request.prefix {
-            None => lifecycle
-                .delegate(account.id, pool.id)
-                .await
-                .map_err(|error| admin(error, ""))?,
+            None => {
+                let given = lifecycle.delegate(account.id, pool.id).await;
+                given.map_err(refused)?
+            }
             Some(wanted) => {
                 let wanted = convert::prefix("prefix", wanted)?;
-                let PoolKind::Delegation { len } = pool.kind else {
-                    return Err(bad_field("pool", "gives address pairs, no prefixes"));
-                };
-                if wanted.prefix_len() != len || !pool.prefix.contains(&wanted) {
-                    let problem = format!("is no /{len} of {}", pool.prefix);
-                    return Err(bad_field("prefix", problem));
-                }
-                let mut prefixes = account.prefixes.clone();
-                if !prefixes.contains(&wanted) {
-                    prefixes.push(wanted);
-                }
-                let set = lifecycle.set_prefixes(account.id, prefixes).await;
-                set.map_err(|error| admin(error, ""))?;
+                let assigned = lifecycle.assign(account.id, pool.id, wanted).await;
+                assigned.map_err(refused)?;
                 wanted
             }
         };

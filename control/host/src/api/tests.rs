@@ -190,7 +190,9 @@ async fn an_export_with_secrets_is_local_and_comes_back() {
     assert_eq!(bare.entries[0].secret, b"");
 
     let mut entries = page.entries;
-    entries[0].user.as_mut().unwrap().name = "bob".into();
+    let bob = entries[0].user.as_mut().unwrap();
+    bob.name = "bob".into();
+    bob.status = pb::UserStatus::Suspended.into();
     entries.push(pb::UserEntry {
         user: Some(pb::User {
             name: "no good".into(),
@@ -210,6 +212,9 @@ async fn an_export_with_secrets_is_local_and_comes_back() {
         "{answer:?}"
     );
     assert_eq!(answer.failures[0].index, 1);
+    let get = pb::GetUserRequest { name: "bob".into() };
+    let bob = client.get_user(get).await.unwrap().user.unwrap();
+    assert_eq!(bob.status(), pb::UserStatus::Suspended);
     daemon.end().await;
 }
 
@@ -256,6 +261,55 @@ async fn pools_give_and_take_prefixes() {
     };
     let left = client.release_prefix(release).await.unwrap().user.unwrap();
     assert_eq!(left.prefixes, []);
+    daemon.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefixes_named_at_once_are_given_once_and_none_is_lost() {
+    let daemon = Daemon::start().await;
+    let client = daemon.client().await;
+    for name in ["alice", "bob"] {
+        client.create_user(user(name)).await.unwrap();
+    }
+    let pool = pb::Pool {
+        name: "sites".into(),
+        prefix: Some(prefix("2001:db8:1000::/44")),
+        delegated_length: 48,
+        quarantine_seconds: 3600,
+    };
+    let create = pb::CreatePoolRequest { pool: Some(pool) };
+    client.create_pool(create).await.unwrap();
+    let assign = |user: &str, number: u32| {
+        let request = pb::AssignPrefixRequest {
+            user: user.into(),
+            pool: "sites".into(),
+            prefix: Some(prefix(&format!("2001:db8:100{number:x}::/48"))),
+        };
+        let client = client.clone();
+        tokio::spawn(async move { client.assign_prefix(request).await })
+    };
+    let asked: Vec<_> = (0..16)
+        .flat_map(|number| [assign("alice", number), assign("bob", number)])
+        .collect();
+    let (mut given, mut refused) = (0, 0);
+    for asked in asked {
+        match asked.await.unwrap() {
+            Ok(_) => given += 1,
+            Err(error) => {
+                assert_eq!(error.reason(), Some("PREFIX_IN_USE"), "{error}");
+                assert!(error.to_string().contains("belongs to"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((given, refused), (16, 16));
+    let list = pb::ListUsersRequest::default();
+    let users = client.list_users(list).await.unwrap().users;
+    let all = users.iter().flat_map(|user| &user.prefixes);
+    let mut all: Vec<_> = all.map(|prefix| prefix.address.clone()).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 16, "each is somebody's: {users:?}");
     daemon.end().await;
 }
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use futures::Stream;
 use sixferry_lifecycle::secret::Secret;
 use sixferry_lifecycle::{
-    Account, AccountFilter, AccountId, AccountStatus, ImportedAccount, Lifecycle, NewAccount,
+    Account, AccountFilter, AccountId, AdminError, ImportedAccount, Lifecycle, NewAccount,
 };
 use sixferry_proto::control::v1 as pb;
 use sixferry_proto::control::v1::user_service_server::UserService;
@@ -222,32 +222,14 @@ async fn import(
     let mut answer = pb::ImportUsersResponse::default();
     let mut positions = std::collections::HashMap::new();
     let mut accounts = Vec::new();
-    let mut suspend = Vec::new();
     for (index, entry) in (0_u32..).zip(request.entries) {
-        let refused = match new_account(entry.user, entry.secret) {
+        match imported(lifecycle, entry, request.create_only) {
             Ok(account) => {
-                let exists = lifecycle.account_named(&account.name).is_some();
-                if exists && request.create_only {
-                    let name = account.name;
-                    let what = "account";
-                    admin(sixferry_lifecycle::AdminError::Exists { what, name }, "")
-                } else {
-                    if account.status == AccountStatus::Suspended {
-                        suspend.push(account.name.clone());
-                    }
-                    positions.insert(account.name.clone(), index);
-                    accounts.push(ImportedAccount {
-                        // An entry without prefixes says nothing about them.
-                        prefixes: (!account.prefixes.is_empty()).then_some(account.prefixes),
-                        name: account.name,
-                        secret: account.secret,
-                    });
-                    continue;
-                }
+                positions.insert(account.name.clone(), index);
+                accounts.push(account);
             }
-            Err(refused) => refused,
-        };
-        answer.failures.push(failure(index, &refused));
+            Err(refused) => answer.failures.push(failure(index, &refused)),
+        }
     }
     let report = lifecycle
         .import(accounts)
@@ -259,20 +241,29 @@ async fn import(
         let index = positions.get(&name).copied().unwrap_or_default();
         answer.failures.push(failure(index, &admin(error, "user.")));
     }
-    for name in suspend {
-        let Some(account) = lifecycle.account_named(&name) else {
-            continue;
-        };
-        let suspended = lifecycle
-            .set_status(account.id, AccountStatus::Suspended)
-            .await;
-        if let Err(error) = suspended {
-            let index = positions.get(&name).copied().unwrap_or_default();
-            answer.failures.push(failure(index, &admin(error, "user.")));
-        }
-    }
     answer.failures.sort_by_key(|failure| failure.index);
     Ok(answer)
+}
+
+/// One entry. What it does not say stays as it is: status, prefixes, secret.
+fn imported(
+    lifecycle: &Lifecycle,
+    entry: pb::UserEntry,
+    create_only: bool,
+) -> Result<ImportedAccount, Status> {
+    let silent = entry.user.as_ref().is_some_and(|user| user.status == 0);
+    let account = new_account(entry.user, entry.secret)?;
+    let name = account.name;
+    if create_only && lifecycle.account_named(&name).is_some() {
+        let what = "account";
+        return Err(admin(AdminError::Exists { what, name }, ""));
+    }
+    Ok(ImportedAccount {
+        name,
+        status: (!silent).then_some(account.status),
+        secret: account.secret,
+        prefixes: (!account.prefixes.is_empty()).then_some(account.prefixes),
+    })
 }
 
 fn failure(index: u32, status: &Status) -> pb::ImportFailure {

@@ -105,7 +105,7 @@ pub(super) fn change(before: &Arc<Account>, after: Account, at: i64) -> (Edit, A
     };
     let edit = Edit::Account {
         before: Some(before.clone()),
-        after: Some(Arc::new(after.clone())),
+        after: Arc::new(after.clone()),
         at,
     };
     (edit, after)
@@ -144,7 +144,7 @@ impl Lifecycle {
             };
             let mut edits = vec![Edit::Account {
                 before: None,
-                after: Some(Arc::new(account.clone())),
+                after: Arc::new(account.clone()),
                 at: now,
             }];
             if let Some(secret) = &new.secret {
@@ -234,35 +234,29 @@ impl Lifecycle {
         .await
     }
 
-    /// Takes the account's tunnels away and, once they are gone, the account.
+    /// Takes the account's tunnels away and, once they are gone, the account. If the caller goes away
+    /// before, or this process does, the account stays as it was, without its tunnels.
     pub async fn delete_account(&self, id: AccountId) -> Result<(), AdminError> {
+        // Or a new login comes in between.
+        let mut leaving = None;
         self.administer(move |state, now| {
-            let Found::Here(account, _) = find(state, id)? else {
+            let Found::Here(account, sealed) = find(state, id)? else {
                 return Ok(Decision::Defer);
             };
             let Some(released) = release_all(state, id, now) else {
                 return Ok(Decision::Defer);
             };
-            if account.status == AccountStatus::Active {
-                // Or a new login comes in between.
-                let mut suspended = Account::clone(&account);
-                suspended.status = AccountStatus::Suspended;
-                let (edit, _) = change(&account, suspended, now);
-                let edits = std::iter::once(edit).chain(released);
-                return Ok(Decision::First(edits.collect()));
-            }
+            let entry = state.accounts.get_mut(&id).ok_or_else(|| no_account(id))?;
+            entry.leave(&mut leaving);
             if !released.is_empty() {
                 return Ok(Decision::First(released));
             }
-            if state
-                .account(id)
-                .is_some_and(|entry| !entry.tunnels.is_empty())
-            {
+            if !entry.tunnels.is_empty() {
                 return Ok(Decision::Wait);
             }
-            let gone = Edit::Account {
-                before: Some(account),
-                after: None,
+            let gone = Edit::RemoveAccount {
+                before: account,
+                sealed,
                 at: now,
             };
             Ok(Decision::Edits(vec![gone], ()))

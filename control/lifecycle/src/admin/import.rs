@@ -6,7 +6,7 @@ use super::accounts::{change, check_name, check_prefixes};
 use super::types::{AdminError, ImportReport, ImportedAccount};
 use crate::auth::Authenticator;
 use crate::claims::Claims;
-use crate::jobs::Decision;
+use crate::jobs::{Decision, release_all};
 use crate::state::State;
 use crate::state::edit::Edit;
 use crate::{Account, AccountId, AccountStatus, Lifecycle, LifecycleConfig};
@@ -66,17 +66,8 @@ fn chunk_edits(
             return Ok(Decision::Defer);
         }
         let id = known.unwrap_or(AccountId(state.next.account));
-        let checked = check(state, &claims, id, wanted, config).and_then(|()| {
-            let full = known.is_none() && state.accounts.len() + added >= config.max_accounts;
-            match full {
-                true => Err(AdminError::Limit {
-                    what: "accounts",
-                    limit: config.max_accounts as u64,
-                }),
-                false => Ok(()),
-            }
-        });
-        if let Err(error) = checked {
+        let full = known.is_none() && state.accounts.len() + added >= config.max_accounts;
+        if let Err(error) = check(state, &claims, id, wanted, config, full) {
             report.refused_count += 1;
             report.refused.push((wanted.name.clone(), error));
             continue;
@@ -85,7 +76,12 @@ fn chunk_edits(
             claims.set_own(*prefix, id, true);
         }
         let own = match known {
-            Some(id) => changes(state, id, wanted, auth, now),
+            Some(id) => {
+                let Some(edits) = changes(state, id, wanted, auth, now) else {
+                    return Ok(Decision::Defer);
+                };
+                edits
+            }
             None => {
                 state.next.account += 1;
                 added += 1;
@@ -111,6 +107,7 @@ fn check(
     id: AccountId,
     wanted: &ImportedAccount,
     config: &LifecycleConfig,
+    full: bool,
 ) -> Result<(), AdminError> {
     check_name(&wanted.name)?;
     let prefixes = wanted.prefixes.as_deref().unwrap_or_default();
@@ -124,6 +121,12 @@ fn check(
             });
         }
     }
+    if full {
+        return Err(AdminError::Limit {
+            what: "accounts",
+            limit: config.max_accounts as u64,
+        });
+    }
     Ok(())
 }
 
@@ -131,7 +134,7 @@ fn additions(id: AccountId, wanted: &ImportedAccount, auth: &Authenticator, now:
     let account = Account {
         id,
         name: wanted.name.clone(),
-        status: AccountStatus::Active,
+        status: wanted.status.unwrap_or(AccountStatus::Active),
         has_secret: false,
         prefixes: wanted.prefixes.clone().unwrap_or_default(),
         created_at: now,
@@ -139,7 +142,7 @@ fn additions(id: AccountId, wanted: &ImportedAccount, auth: &Authenticator, now:
     };
     let mut edits = vec![Edit::Account {
         before: None,
-        after: Some(Arc::new(account)),
+        after: Arc::new(account),
         at: now,
     }];
     if let Some(secret) = &wanted.secret {
@@ -153,37 +156,41 @@ fn additions(id: AccountId, wanted: &ImportedAccount, auth: &Authenticator, now:
     edits
 }
 
+/// `None`: a tunnel it must lose is on its way to the store.
 fn changes(
     state: &State,
     id: AccountId,
     wanted: &ImportedAccount,
     auth: &Authenticator,
     now: i64,
-) -> Vec<Edit> {
+) -> Option<Vec<Edit>> {
     let Some(entry) = state.account(id) else {
-        return Vec::new();
+        return Some(Vec::new());
     };
-    let mut edits = Vec::new();
-    if let Some(prefixes) = &wanted.prefixes
-        && *prefixes != entry.account.prefixes
-    {
-        let mut changed = Account::clone(&entry.account);
+    let known = entry.sealed.as_ref();
+    let known = known.and_then(|sealed| auth.keys().unseal(id, sealed).ok());
+    let secret = wanted.secret.as_ref();
+    let secret = secret.filter(|secret| known.as_ref() != Some(secret));
+    let mut changed = Account::clone(&entry.account);
+    changed.status = wanted.status.unwrap_or(changed.status);
+    changed.has_secret |= secret.is_some();
+    if let Some(prefixes) = &wanted.prefixes {
         changed.prefixes.clone_from(prefixes);
+    }
+    let suspends = changed.status == AccountStatus::Suspended;
+    let suspends = suspends && entry.account.status != AccountStatus::Suspended;
+    let mut edits = Vec::new();
+    if changed != *entry.account || secret.is_some() {
         edits.push(change(&entry.account, changed, now).0);
     }
-    let known = entry
-        .sealed
-        .as_ref()
-        .and_then(|s| auth.keys().unseal(id, s).ok());
-    if let Some(secret) = &wanted.secret
-        && known.as_ref() != Some(secret)
-    {
-        edits.push(Edit::Secret {
-            account: id,
-            before: entry.sealed.clone(),
-            after: Some(auth.keys().seal(id, secret)),
-            at: now,
-        });
+    if suspends {
+        edits.extend(release_all(state, id, now)?);
     }
-    edits
+    edits.extend(secret.map(|secret| Edit::Secret {
+        account: id,
+        before: entry.sealed.clone(),
+        after: Some(auth.keys().seal(id, secret)),
+        at: now,
+    }));
+    Some(edits)
 }

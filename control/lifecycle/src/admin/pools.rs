@@ -2,7 +2,7 @@
 
 use ipnet::Ipv6Net;
 
-use super::accounts::{Found, change, find};
+use super::accounts::{Found, change, check_prefixes, find};
 use super::types::{AdminError, NewPool, PoolView};
 use crate::delegations::Delegations;
 use crate::jobs::Decision;
@@ -15,7 +15,8 @@ const MAX_POOLS: usize = 1024;
 /// Numbers of a pool that turn out to be routed still, or not to be free: this many are passed over.
 const MAX_PASSED: usize = 1024;
 
-fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
+/// Whether it makes sense in itself; the numbers of one that gives prefixes.
+fn check_shape(new: &NewPool) -> Result<Option<Delegations>, AdminError> {
     let invalid = |field, problem: &str| AdminError::Invalid {
         field,
         problem: problem.to_owned(),
@@ -27,22 +28,25 @@ fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
     if new.prefix.trunc() != new.prefix {
         return Err(invalid("prefix", "has host bits"));
     }
-    let delegations = match new.kind {
-        PoolKind::HostPair if !(64..=125).contains(&new.prefix.prefix_len()) => {
-            return Err(invalid(
-                "prefix",
-                "a pool of link addresses is a /64 to /125",
-            ));
-        }
-        PoolKind::HostPair => None,
+    match new.kind {
+        PoolKind::HostPair if !(64..=125).contains(&new.prefix.prefix_len()) => Err(invalid(
+            "prefix",
+            "a pool of link addresses is a /64 to /125",
+        )),
+        PoolKind::HostPair => Ok(None),
         PoolKind::Delegation { len } if !(48..=64).contains(&len) => {
-            return Err(invalid("len", "48 to 64"));
+            Err(invalid("len", "48 to 64"))
         }
         PoolKind::Delegation { len } => match Delegations::new(new.prefix, len) {
-            None => return Err(invalid("len", "cannot be cut out of the prefix")),
-            delegations => delegations,
+            None => Err(invalid("len", "cannot be cut out of the prefix")),
+            delegations => Ok(delegations),
         },
-    };
+    }
+}
+
+/// Whether there may be such a pool.
+fn check(state: &State, new: &NewPool) -> Result<(), AdminError> {
+    let delegations = check_shape(new)?;
     if state.pools.len() >= MAX_POOLS {
         return Err(AdminError::Limit {
             what: "pools",
@@ -177,6 +181,38 @@ impl Lifecycle {
         .await
     }
 
+    /// Gives an account a prefix of a pool by name, one in quarantine too. What the account has already
+    /// it keeps.
+    pub async fn assign(
+        &self,
+        id: AccountId,
+        pool: PoolId,
+        prefix: Ipv6Net,
+    ) -> Result<Account, AdminError> {
+        let limit = self.inner.shared.config.max_prefixes;
+        self.administer(move |state, now| {
+            let Found::Here(account, _) = find(state, id)? else {
+                return Ok(Decision::Defer);
+            };
+            let numbers = delegations(state, pool)?;
+            if numbers.index_of(prefix).is_none() {
+                return Err(AdminError::Invalid {
+                    field: "prefix",
+                    problem: format!("is no /{} of {}", numbers.len(), numbers.prefix()),
+                });
+            }
+            if account.prefixes.contains(&prefix) {
+                return Ok(Decision::Nothing(Account::clone(&account)));
+            }
+            let mut changed = Account::clone(&account);
+            changed.prefixes.push(prefix);
+            check_prefixes(state, id, &changed.prefixes, limit)?;
+            let (edit, changed) = change(&account, changed, now);
+            Ok(Decision::Edits(vec![edit], changed))
+        })
+        .await
+    }
+
     /// Takes a prefix from an account. If it is a pool's it goes into quarantine; a tunnel that has it
     /// keeps it until its end, and it is given to nobody before.
     pub async fn take_back(&self, id: AccountId, prefix: Ipv6Net) -> Result<(), AdminError> {
@@ -199,14 +235,19 @@ impl Lifecycle {
     }
 }
 
+/// The numbers of a pool that gives prefixes.
+fn delegations(state: &State, id: PoolId) -> Result<&Delegations, AdminError> {
+    let entry = state.pools.get(&id).ok_or_else(|| no_pool(id))?;
+    entry.delegations.as_ref().ok_or(AdminError::Invalid {
+        field: "pool",
+        problem: "gives address pairs, no prefixes".to_owned(),
+    })
+}
+
 /// The lowest number that is free and that no tunnel of somebody else has still.
 fn lowest(state: &State, account: AccountId, id: PoolId) -> Result<Ipv6Net, AdminError> {
     let entry = state.pools.get(&id).ok_or_else(|| no_pool(id))?;
-    let numbers = entry.delegations.as_ref().ok_or(AdminError::Invalid {
-        field: "pool",
-        problem: "gives no prefixes".to_owned(),
-    })?;
-    let mut candidates = numbers.free_ones().take(MAX_PASSED);
+    let mut candidates = delegations(state, id)?.free_ones().take(MAX_PASSED);
     // A former pool may have cut the same numbers differently.
     let passed = |p| {
         let claims = &state.claims;

@@ -28,6 +28,8 @@ pub struct NewAccount {
 pub struct ImportedAccount {
     /// Name.
     pub name: String,
+    /// Whether it may log in; a new one may. Suspending it takes its tunnels away.
+    pub status: Option<AccountStatus>,
     /// New secret.
     pub secret: Option<Secret>,
     /// New prefixes, all of them.

@@ -20,8 +20,8 @@ use crate::state::edit::Edit;
 use crate::state::{State, Waiter};
 use crate::writer::{Job, Plan};
 use crate::{
-    AccountStatus, Acquire, AddressPair, Cause, Error, Lease, LeaseNumber, Profile, RevokeCause,
-    Slot, SlotChoice, Transport, Tunnel, TunnelId, TunnelState, WantedTransport,
+    Acquire, AddressPair, Cause, Error, Lease, LeaseNumber, Profile, RevokeCause, Slot, SlotChoice,
+    Transport, Tunnel, TunnelId, TunnelState, WantedTransport,
 };
 
 /// What the asking side has got so far: if it gives up, this is released.
@@ -131,7 +131,7 @@ impl Acquiring {
         if account.in_commit {
             return Err(Stop::Defer);
         }
-        if account.account.status != AccountStatus::Active {
+        if !account.may_log_in() {
             return Err(Error::NoAccount.into());
         }
         check(&self.wanted, self.shared.config.max_prefixes)?;

@@ -88,7 +88,10 @@ impl Job for Releasing {
     }
 
     fn failed(&mut self, shared: &Shared, problem: &str) {
-        tracing::error!(tunnel = %self.id, problem, "a release was not stored, and is tried again");
+        if let Some(suppressed) = shared.release_pace.allow() {
+            let tunnel = self.id;
+            tracing::error!(%tunnel, problem, suppressed, "a release was not stored; tried again");
+        }
         let release = Release {
             waiters: std::mem::take(&mut self.release.waiters),
             ..self.release

@@ -226,7 +226,9 @@ impl<'a, L: Link> Session<'a, L> {
         }
         for (id, text) in released {
             count(&self.shared.counters.refused);
-            tracing::warn!(tunnel = %id, error = text, "refused by the dataplane");
+            if let Some(suppressed) = self.shared.refused_pace.allow() {
+                tracing::warn!(tunnel = %id, error = text, suppressed, "refused by the dataplane");
+            }
             let cause = RevokeCause::Refused;
             self.shared.release(id, None, Cause::Refused, Some(cause));
         }

@@ -106,6 +106,15 @@ impl State {
         Verdict::Release
     }
 
+    /// What was on its way to the store was not taken: if the dataplanes confirmed meanwhile what was
+    /// before, that counts now.
+    pub(super) fn confirmed_meanwhile(&mut self, id: TunnelId) {
+        let entry = self.tunnels.get(&id);
+        if entry.is_some_and(|entry| entry.confirmed && entry.outstanding == 0) {
+            self.settle(id);
+        }
+    }
+
     /// All connected dataplanes have the present state of a tunnel.
     pub(super) fn settle(&mut self, id: TunnelId) {
         let Some(entry) = self.tunnels.get_mut(&id) else {

@@ -17,10 +17,16 @@ pub(crate) enum Edit {
         after: Arc<Tunnel>,
         cause: Cause,
     },
-    /// Either side may be missing, not both.
+    /// A new one has no `before`.
     Account {
         before: Option<Arc<Account>>,
-        after: Option<Arc<Account>>,
+        after: Arc<Account>,
+        at: i64,
+    },
+    /// It has no tunnels; its secret goes with it.
+    RemoveAccount {
+        before: Arc<Account>,
+        sealed: Option<Sealed>,
         at: i64,
     },
     Secret {
@@ -96,6 +102,11 @@ impl Edit {
         }
     }
 
+    /// Whether it takes a tunnel away and nothing else, so that it needs no number.
+    pub(crate) fn releases(&self) -> bool {
+        matches!(self, Self::Tunnel { after, .. } if after.state == TunnelState::Releasing)
+    }
+
     /// What is written of it; asked before it is made.
     pub(crate) fn log(&self, state: &State) -> Option<Logged> {
         let write = match self {
@@ -104,14 +115,13 @@ impl Edit {
                 after,
                 cause,
             } => return Some(tunnel_write(before.as_deref(), after, *cause)),
-            Self::Account { before, after, at } => match (before, after) {
-                (None, Some(after)) => Write::InsertAccount(Account::clone(after)),
-                (Some(_), Some(after)) => Write::UpdateAccount(Account::clone(after)),
-                (Some(before), None) => Write::RemoveAccount {
-                    account: before.id,
-                    at: *at,
-                },
-                (None, None) => return None,
+            Self::Account { before, after, .. } => match before {
+                None => Write::InsertAccount(Account::clone(after)),
+                Some(_) => Write::UpdateAccount(Account::clone(after)),
+            },
+            Self::RemoveAccount { before, at, .. } => Write::RemoveAccount {
+                account: before.id,
+                at: *at,
             },
             Self::Secret {
                 account, after, at, ..
@@ -149,25 +159,27 @@ impl Edit {
     fn freed(&self, state: &State) -> Vec<(ipnet::Ipv6Net, i64)> {
         match self {
             Self::Account { before, after, at } => {
-                state.freed_by(before.as_deref(), after.as_deref(), *at)
+                state.freed_by(before.as_deref(), Some(after), *at)
             }
+            Self::RemoveAccount { before, at, .. } => state.freed_by(Some(before), None, *at),
             _ => Vec::new(),
         }
     }
 
     /// Makes the change; what it touches is then on its way to the store.
     pub(crate) fn apply(&self, state: &mut State) {
+        for (prefix, until) in self.freed(state) {
+            state.hold(prefix, until);
+        }
         match self {
             Self::Tunnel { after, .. } => {
                 state.put_tunnel(after.clone());
                 state.set_in_commit(after.id, true);
             }
             Self::Account { before, after, .. } => {
-                for (prefix, until) in self.freed(state) {
-                    state.hold(prefix, until);
-                }
-                state.replace_account(before.as_deref(), after.as_ref());
+                state.replace_account(before.as_deref(), Some(after));
             }
+            Self::RemoveAccount { before, .. } => state.replace_account(Some(before), None),
             Self::Secret { account, after, .. } => state.set_sealed(*account, after.clone()),
             Self::Pool { before, after, .. } => {
                 state.replace_pool(before.as_ref(), after.as_ref());
@@ -176,7 +188,8 @@ impl Edit {
         self.mark_account(state, true);
     }
 
-    /// Takes the change back. A quarantine it began stays: it keeps the number from others only.
+    /// Takes the change back, after those that were made later. A quarantine it began stays: it keeps
+    /// the number from others only.
     pub(crate) fn revert(&self, state: &mut State) {
         match self {
             Self::Tunnel { before, after, .. } => {
@@ -185,9 +198,14 @@ impl Edit {
                     None => state.remove_tunnel(after.id),
                 }
                 state.set_in_commit(after.id, false);
+                state.confirmed_meanwhile(after.id);
             }
             Self::Account { before, after, .. } => {
-                state.replace_account(after.as_deref(), before.as_ref());
+                state.replace_account(Some(after), before.as_ref());
+            }
+            Self::RemoveAccount { before, sealed, .. } => {
+                state.replace_account(None, Some(before));
+                state.set_sealed(before.id, sealed.clone());
             }
             Self::Secret {
                 account, before, ..
@@ -209,9 +227,10 @@ impl Edit {
 
     fn mark_account(&self, state: &mut State, in_commit: bool) {
         let account = match self {
-            Self::Account { before, after, .. } => after.as_ref().or(before.as_ref()).map(|a| a.id),
+            Self::Account { after, .. } => Some(after.id),
             Self::Secret { account, .. } => Some(*account),
-            Self::Tunnel { .. } | Self::Pool { .. } => None,
+            // Nothing is left to be marked, or nobody can have asked for it meanwhile.
+            Self::RemoveAccount { .. } | Self::Tunnel { .. } | Self::Pool { .. } => None,
         };
         if let Some(entry) = account.and_then(|id| state.accounts.get_mut(&id)) {
             entry.in_commit = in_commit;

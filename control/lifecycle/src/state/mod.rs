@@ -10,7 +10,7 @@ mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use hashbrown::{HashMap, HashSet};
 use ipnet::Ipv6Net;
@@ -25,7 +25,9 @@ use crate::ports::Ports;
 use crate::secret::Sealed;
 use crate::slots::Slots;
 use crate::store::NextIds;
-use crate::{Account, AccountId, Error, Lease, Pool, PoolId, Slot, Tunnel, TunnelId};
+use crate::{
+    Account, AccountId, AccountStatus, Error, Lease, Pool, PoolId, Slot, Tunnel, TunnelId,
+};
 
 pub(crate) use confirm::{Refusal, Verdict};
 use edit::Logged;
@@ -42,6 +44,23 @@ pub(crate) struct AccountEntry {
     pub(crate) orphans: BTreeSet<TunnelId>,
     /// A change of it is on its way to the store.
     pub(crate) in_commit: bool,
+    /// Held by whoever is deleting it. The store knows nothing of it: a deletion that is broken off
+    /// leaves the account as it was.
+    leaving: Weak<()>,
+}
+
+impl AccountEntry {
+    /// Whether it gets tunnels.
+    pub(crate) fn may_log_in(&self) -> bool {
+        self.account.status == AccountStatus::Active && self.leaving.strong_count() == 0
+    }
+
+    /// Keeps it from getting tunnels for as long as this is held.
+    pub(crate) fn leave(&mut self, held: &mut Option<Arc<()>>) {
+        let one = self.leaving.upgrade().unwrap_or_default();
+        self.leaving = Arc::downgrade(&one);
+        *held = Some(one);
+    }
 }
 
 /// Whoever waits for a tunnel to forward.
@@ -209,6 +228,7 @@ impl State {
                         tunnels: BTreeSet::new(),
                         orphans: BTreeSet::new(),
                         in_commit: false,
+                        leaving: Weak::new(),
                     });
                 entry.account = after.clone();
             }

@@ -10,11 +10,11 @@ use std::sync::{Arc, LazyLock};
 
 use hashbrown::HashMap;
 use ipnet::Ipv6Net;
-use parking_lot::Mutex;
 
 use super::code;
 use super::link::{Link, Value};
 use super::record::{Change, Constraint, Group, Write};
+use super::rows::write_rows;
 use crate::model::{Account, Cause, Tunnel, TunnelId, TunnelState};
 
 /// Why groups were not applied.
@@ -223,7 +223,7 @@ impl<'a> Tunnels<'a> {
             ids.map(|id| vec![Value::Int(id)]).collect()
         };
         let free = "UPDATE tunnel_prefix SET live = 0 WHERE tunnel IN (";
-        rows_in_chunks(link, free, ")", ids(&buried)).await?;
+        write_rows(link, free, ")", ids(&buried)).await?;
         update_tunnels(link, &updated).await?;
         insert_tunnels(link, &inserted).await?;
         // A tombstone too: it says what the tunnel had in the end.
@@ -233,7 +233,7 @@ impl<'a> Tunnels<'a> {
             .filter(|outcome| outcome.prefixes.is_some())
             .collect();
         let clear = "DELETE FROM tunnel_prefix WHERE tunnel IN (";
-        rows_in_chunks(link, clear, ")", ids(&renumbered)).await?;
+        write_rows(link, clear, ")", ids(&renumbered)).await?;
         insert_prefixes(link, inserted.iter().chain(&renumbered)).await
     }
 }
@@ -245,18 +245,17 @@ fn columns(outcome: &Outcome<'_>) -> Vec<Value> {
 }
 
 async fn update_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(), Refusal> {
-    // Both engines call the columns of VALUES column1, column2...; the order is that of
-    // `tunnel_values`.
+    // The columns are those of `tunnel_values`.
     let head = "UPDATE tunnel SET service = v.column3, lease = v.column4, stem = v.column5, \
          unit = v.column6, profile = v.column7, local = v.column8, remote = v.column9, \
          local_port = v.column10, remote_port = v.column11, any_source = v.column12, \
          client6 = v.column13, server6 = v.column14, mtu = v.column15, state = v.column16, \
          state_at = v.column17, revision = v.column19, quarantine_until = v.column20, \
-         holder = CASE v.column16 WHEN 'tombstone' THEN NULL ELSE account END FROM (VALUES ";
+         holder = CASE v.column16 WHEN 'tombstone' THEN NULL ELSE account END FROM (";
     let tail = ") AS v WHERE tunnel.id = v.column1 AND tunnel.state <> 'tombstone'";
     let rows: Vec<_> = outcomes.iter().map(columns).collect();
     let wanted = rows.len() as u64;
-    if rows_in_chunks(link, head, tail, rows).await? != wanted {
+    if write_rows(link, head, tail, rows).await? != wanted {
         return Err(Constraint::Missing.into());
     }
     Ok(())
@@ -265,7 +264,7 @@ async fn update_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(),
 async fn insert_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(), Refusal> {
     static HEAD: LazyLock<String> = LazyLock::new(|| {
         let columns = code::TUNNEL_COLUMNS;
-        format!("INSERT INTO tunnel ({columns}, quarantine_until, holder) VALUES ")
+        format!("INSERT INTO tunnel ({columns}, quarantine_until, holder) ")
     });
     let rows = outcomes.iter().map(|outcome| {
         let mut values = columns(outcome);
@@ -274,7 +273,7 @@ async fn insert_tunnels(link: &mut Link, outcomes: &[Outcome<'_>]) -> Result<(),
         values
     });
     let rows = rows.collect();
-    rows_in_chunks(link, &HEAD, "", rows).await?;
+    write_rows(link, &HEAD, "", rows).await?;
     Ok(())
 }
 
@@ -291,9 +290,9 @@ async fn insert_prefixes<'a>(
             vec![key, ordinal.into(), prefix, len, live.into()]
         })
     });
-    let head = "INSERT INTO tunnel_prefix (tunnel, ordinal, prefix, len, live) VALUES ";
+    let head = "INSERT INTO tunnel_prefix (tunnel, ordinal, prefix, len, live) ";
     let rows = rows.collect();
-    rows_in_chunks(link, head, "", rows).await?;
+    write_rows(link, head, "", rows).await?;
     Ok(())
 }
 
@@ -379,27 +378,27 @@ impl Journal {
     }
 
     async fn write(self, link: &mut Link) -> Result<(), Refusal> {
-        let head = "INSERT INTO change_log (seq, at, change, object) VALUES ";
-        rows_in_chunks(link, head, "", self.changes).await?;
+        let head = "INSERT INTO change_log (seq, at, change, object) ";
+        write_rows(link, head, "", self.changes).await?;
         let head = "INSERT INTO tunnel_history \
-             (seq, tunnel, account, at, from_state, to_state, cause, remote) VALUES ";
-        rows_in_chunks(link, head, "", self.history).await?;
+             (seq, tunnel, account, at, from_state, to_state, cause, remote) ";
+        write_rows(link, head, "", self.history).await?;
         let rows = self.quarantine.into_iter().map(|(net, until)| {
             let [prefix, len] = code::net_columns(&net);
             vec![prefix, len, until.into()]
         });
         let rows = rows.collect();
-        let head = "INSERT INTO quarantine (prefix, len, ends_at) VALUES ";
+        let head = "INSERT INTO quarantine (prefix, len, ends_at) ";
         let tail = " ON CONFLICT (prefix, len) DO UPDATE SET ends_at = excluded.ends_at \
              WHERE excluded.ends_at > quarantine.ends_at";
-        rows_in_chunks(link, head, tail, rows).await?;
+        write_rows(link, head, tail, rows).await?;
         let relays = self.relays.into_iter();
         let rows = relays.map(|(name, (seq, at))| vec![Value::Text(name), seq.into(), at.into()]);
         let rows = rows.collect();
-        let head = "INSERT INTO relay (name, last_seq, at) VALUES ";
+        let head = "INSERT INTO relay (name, last_seq, at) ";
         let tail = " ON CONFLICT (name) DO UPDATE SET last_seq = excluded.last_seq, \
              at = excluded.at";
-        rows_in_chunks(link, head, tail, rows).await?;
+        write_rows(link, head, tail, rows).await?;
         Ok(())
     }
 }
@@ -497,66 +496,8 @@ async fn account_prefixes(link: &mut Link, account: &Account) -> Result<(), Refu
         let [prefix, len] = code::net_columns(net);
         vec![account.id.0.into(), ordinal.into(), prefix, len]
     });
-    let head = "INSERT INTO account_prefix (account, ordinal, prefix, len) VALUES ";
+    let head = "INSERT INTO account_prefix (account, ordinal, prefix, len) ";
     let rows = rows.collect();
-    rows_in_chunks(link, head, "", rows).await?;
+    write_rows(link, head, "", rows).await?;
     Ok(())
-}
-
-/// Rows per statement: few sizes, so that every statement is prepared once and stays so.
-const CHUNKS: [usize; 5] = [256, 64, 16, 4, 1];
-
-/// Executes `head ($1, $2), ($3, $4)… tail` for the rows, in as few statements as the sizes allow.
-async fn rows_in_chunks(
-    link: &mut Link,
-    head: &'static str,
-    tail: &'static str,
-    rows: Vec<Vec<Value>>,
-) -> Result<u64, Refusal> {
-    let mut changed = 0;
-    let mut left = rows.len();
-    let mut rows = rows.into_iter();
-    for size in CHUNKS {
-        while left >= size {
-            left -= size;
-            let chunk: Vec<_> = rows.by_ref().take(size).collect();
-            let sql = rows_statement(link.numbers_parameters(), head, tail, size, chunk[0].len());
-            let values = chunk.into_iter().flatten().collect();
-            changed += link.execute(sql, values).await?;
-        }
-    }
-    Ok(changed)
-}
-
-/// The statement for so many rows. Each is made once: the long ones have thousands of parameters.
-fn rows_statement(
-    numbered: bool,
-    head: &'static str,
-    tail: &'static str,
-    rows: usize,
-    columns: usize,
-) -> Arc<str> {
-    /// Numbered or not, its head, its rows.
-    type Key = (bool, &'static str, usize);
-    static MADE: LazyLock<Mutex<HashMap<Key, Arc<str>>>> = LazyLock::new(Mutex::default);
-    let make = || {
-        let row = |row: usize| {
-            let parameters = (0..columns).map(|column| match numbered {
-                true => format!("${}", row * columns + column + 1),
-                false => "?".to_owned(),
-            });
-            parameters.collect::<Vec<_>>().join(", ")
-        };
-        // IN takes a list of values, VALUES one of rows.
-        let rows = (0..rows).map(|number| match columns {
-            1 => row(number),
-            _ => format!("({})", row(number)),
-        });
-        let rows = rows.collect::<Vec<_>>().join(", ");
-        format!("{head}{rows}{tail}").into()
-    };
-    MADE.lock()
-        .entry((numbered, head, rows))
-        .or_insert_with(make)
-        .clone()
 }

@@ -23,7 +23,7 @@ static SQLITE_SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_SCHEMA: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Prepared statements kept per connection: more than there are.
-const STATEMENTS: usize = 128;
+const STATEMENTS: usize = 256;
 
 enum Engine {
     Sqlite {
@@ -299,6 +299,9 @@ fn postgres_options(parsed: PgConnectOptions, options: &StoreOptions) -> PgConne
             ("tcp_keepalives_idle", "30".to_owned()),
             ("tcp_keepalives_interval", "10".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
+            // A plan that is kept was made when the tables were small: it would read them from end to end
+            // for every tunnel that changes, however many there are by now.
+            ("plan_cache_mode", "force_custom_plan".to_owned()),
             ("lock_timeout", millis.to_string()),
             ("statement_timeout", millis.saturating_mul(10).to_string()),
             ("idle_in_transaction_session_timeout", millis.to_string()),

@@ -100,12 +100,6 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Whether statements with very many parameters number them. SQLite would look each one up in a
-    /// list of all, a hundred times slower than the insert: it counts question marks.
-    pub(super) fn numbers_parameters(&self) -> bool {
-        matches!(self, Link::Postgres(_))
-    }
-
     /// Executes a statement; says how many rows it changed.
     pub(super) async fn execute(
         &mut self,

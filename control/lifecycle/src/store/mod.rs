@@ -19,6 +19,7 @@ mod lock;
 mod prune;
 mod read;
 mod record;
+mod rows;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -28,6 +28,33 @@ pub(super) async fn load(inner: &Inner, now: i64) -> Result<Loaded, StoreError> 
 async fn load_all(link: &mut Link, now: i64) -> Result<Loaded, sqlx::Error> {
     link.begin_reading().await?;
     let mut loaded = Loaded::default();
+    load_counters(link, &mut loaded).await?;
+    loaded.accounts = load_accounts(link).await?;
+    let sql = "SELECT id, name, delegated_len, prefix, len, quarantine_seconds FROM pool \
+         ORDER BY id";
+    for row in link.rows(sql, Vec::new()).await? {
+        loaded.pools.push(code::parse_pool(&row)?);
+    }
+    load_tunnels(link, &mut loaded, now).await?;
+    let sql = "SELECT prefix, len, ends_at FROM quarantine WHERE ends_at > $1 \
+         ORDER BY prefix, len";
+    for row in link.rows(sql, vec![now.into()]).await? {
+        let net = code::parse_net(&row, 0)?;
+        loaded.quarantine.push((net, row.int(2)?));
+    }
+    load_freed_ports(link, &mut loaded).await?;
+    let sql = "SELECT name, last_seq FROM relay ORDER BY name";
+    for row in link.rows(sql, Vec::new()).await? {
+        loaded.relays.push(RelayPosition {
+            relay: row.text(0)?.into(),
+            seq: row.int(1)?,
+        });
+    }
+    link.run("COMMIT").await?;
+    Ok(loaded)
+}
+
+async fn load_counters(link: &mut Link, loaded: &mut Loaded) -> Result<(), sqlx::Error> {
     let sql = "SELECT seq, next_account, next_pool, next_tunnel, \
          (SELECT value FROM meta WHERE name = 'store_id') FROM counter";
     for row in link.rows(sql, Vec::new()).await? {
@@ -39,12 +66,11 @@ async fn load_all(link: &mut Link, now: i64) -> Result<Loaded, sqlx::Error> {
         };
         row.text(4)?.clone_into(&mut loaded.store_id);
     }
-    loaded.accounts = load_accounts(link).await?;
-    let sql = "SELECT id, name, delegated_len, prefix, len, quarantine_seconds FROM pool \
-         ORDER BY id";
-    for row in link.rows(sql, Vec::new()).await? {
-        loaded.pools.push(code::parse_pool(&row)?);
-    }
+    Ok(())
+}
+
+/// Those that live, and the tombstones whose numbers nobody may have yet.
+async fn load_tunnels(link: &mut Link, loaded: &mut Loaded, now: i64) -> Result<(), sqlx::Error> {
     let live = format!(
         "SELECT {TUNNEL_COLUMNS} FROM tunnel WHERE state <> 'tombstone' AND id > $1 \
          ORDER BY id LIMIT $2"
@@ -70,12 +96,11 @@ async fn load_all(link: &mut Link, now: i64) -> Result<Loaded, sqlx::Error> {
         last = tombstone.tunnel.id.0;
         loaded.tombstones.append(&mut page);
     }
-    let sql = "SELECT prefix, len, ends_at FROM quarantine WHERE ends_at > $1 \
-         ORDER BY prefix, len";
-    for row in link.rows(sql, vec![now.into()]).await? {
-        let net = code::parse_net(&row, 0)?;
-        loaded.quarantine.push((net, row.int(2)?));
-    }
+    Ok(())
+}
+
+/// Ports of tombstones: the longest free come back first.
+async fn load_freed_ports(link: &mut Link, loaded: &mut Loaded) -> Result<(), sqlx::Error> {
     let sql = "SELECT local, local_port, max(state_at) FROM tunnel \
          WHERE state = 'tombstone' AND local_port IS NOT NULL \
          GROUP BY local, local_port ORDER BY 3, 1, 2";
@@ -87,15 +112,7 @@ async fn load_all(link: &mut Link, now: i64) -> Result<Loaded, sqlx::Error> {
         };
         loaded.freed_ports.push((endpoint, row.int(2)?));
     }
-    let sql = "SELECT name, last_seq FROM relay ORDER BY name";
-    for row in link.rows(sql, Vec::new()).await? {
-        loaded.relays.push(RelayPosition {
-            relay: row.text(0)?.into(),
-            seq: row.int(1)?,
-        });
-    }
-    link.run("COMMIT").await?;
-    Ok(loaded)
+    Ok(())
 }
 
 async fn load_accounts(link: &mut Link) -> Result<Vec<Account>, sqlx::Error> {

@@ -127,3 +127,42 @@ async fn who_was_overtaken_decides_no_more() {
     world.trouble.lock().overtaken = false;
     assert_eq!(service.acquire(link(alice, 10)).await, stopped());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_is_broken_off_leaves_the_account_as_it_was() {
+    let world = World::new(1).await;
+    let mut service = world.start().await;
+    let alice = account(&service, "alice", &[]).await;
+    // Waits for the dataplane, the caller gone in the end; then the process killed there.
+    for (kill, hosts) in [(false, [10, 11, 12]), (true, [20, 21, 22])] {
+        let held = service.acquire(link(alice, hosts[0])).await.unwrap();
+        world.dataplanes[0].table.lock().delay = Duration::from_secs(3600);
+        let deleting = tokio::spawn({
+            let service = service.clone();
+            async move { service.delete_account(alice).await }
+        });
+        until("its tunnel is given up", || {
+            service.stats().releasing > 0 || service.tunnel(held.tunnel).is_none()
+        })
+        .await;
+        let refused = service.acquire(link(alice, hosts[1])).await;
+        assert_eq!(refused, Err(Error::NoAccount), "it is being deleted");
+        if kill {
+            service.inner.kill();
+        }
+        deleting.abort();
+        assert!(deleting.await.unwrap_err().is_cancelled());
+        world.dataplanes[0].table.lock().delay = Duration::ZERO;
+        if kill {
+            service = world.start().await;
+        } else {
+            world.dataplanes[0].cut();
+        }
+        let again = service.acquire(link(alice, hosts[2])).await.unwrap();
+        assert_ne!(again.tunnel, held.tunnel);
+        let there = service.account(alice).unwrap();
+        assert_eq!(there.status, AccountStatus::Active);
+    }
+    service.delete_account(alice).await.unwrap();
+    assert_eq!(service.account(alice), None);
+}

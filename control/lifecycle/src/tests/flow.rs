@@ -431,6 +431,7 @@ async fn pools_give_and_take_back_and_imports_repeat() {
     ));
     let import = |name: &str, prefix: Option<ipnet::Ipv6Net>| ImportedAccount {
         name: name.to_owned(),
+        status: None,
         secret: Some(secret::Secret::new(b"s3cret".to_vec()).unwrap()),
         prefixes: prefix.map(|p| vec![p]),
     };
@@ -446,6 +447,50 @@ async fn pools_give_and_take_back_and_imports_repeat() {
     assert_eq!(report.refused_count, 3, "{:?}", report.refused);
     let report = service.import(all).await.unwrap();
     assert_eq!((report.added, report.changed, report.skipped), (0, 0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_suspends_with_the_transaction_that_imports() {
+    let world = World::new(1).await;
+    let service = world.start().await;
+    let alice = account(&service, "alice", &[]).await;
+    let held = service.acquire(link(alice, 10)).await.unwrap();
+    until("confirmed", || service.stats().active == 1).await;
+    let mut revoked = service.revocations();
+    let import = |name: &str, status| ImportedAccount {
+        name: name.to_owned(),
+        status: Some(status),
+        secret: Some(secret::Secret::new(b"bar".to_vec()).unwrap()),
+        prefixes: None,
+    };
+    let both = |status| vec![import("alice", status), import("bob", status)];
+    let before = service.stats().groups;
+    let report = service.import(both(AccountStatus::Suspended)).await;
+    let report = report.unwrap();
+    assert_eq!((report.added, report.changed), (1, 1), "{report:?}");
+    // The burial of the tunnel may have come by now, and nothing else.
+    assert!(service.stats().groups <= before + 2);
+    assert_eq!(revoked.try_recv().unwrap().tunnel, held.tunnel);
+    service.inner.kill();
+    drop(service);
+
+    let service = world.start().await;
+    for name in ["alice", "bob"] {
+        let there = service.account_named(name).unwrap();
+        assert_eq!(there.status, AccountStatus::Suspended, "{name}");
+        let refused = service.acquire(link(there.id, 11)).await;
+        assert_eq!(refused, Err(Error::NoAccount), "{name}");
+    }
+    // To leave out the status changes nothing, to say active lets them in again.
+    let silent = ImportedAccount {
+        status: None,
+        ..import("bob", AccountStatus::Active)
+    };
+    let report = service.import(vec![silent]).await.unwrap();
+    assert_eq!(report.skipped, 1);
+    let report = service.import(both(AccountStatus::Active)).await.unwrap();
+    assert_eq!(report.changed, 2);
+    service.acquire(link(alice, 10)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

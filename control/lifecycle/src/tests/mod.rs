@@ -4,4 +4,5 @@ mod dtcp;
 mod faults;
 mod flow;
 mod model;
+mod refusals;
 mod storm;

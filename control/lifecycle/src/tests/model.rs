@@ -18,7 +18,9 @@ use crate::pairs::link_of;
 use crate::relays::{Dataplane, Link};
 use crate::secret::{KeyRing, Secret};
 use crate::state::Refusal;
-use crate::store::{Batch, Committed, Conflict, Store, StoreError, StoreOptions, Write};
+use crate::store::{
+    Batch, Committed, Conflict, Constraint, Store, StoreError, StoreOptions, Write,
+};
 use crate::writer::Journal;
 use crate::*;
 
@@ -284,10 +286,43 @@ pub(super) struct Trouble {
     pub(super) panic: bool,
     /// Another process has it.
     pub(super) overtaken: bool,
+    /// Of a hundred decisions so many are refused, as if another writer were there.
+    pub(super) refuses: u64,
+    /// Of a hundred transactions so many are not taken.
+    pub(super) fails: u64,
+    /// What these are decided by.
+    pub(super) dice: u64,
+    /// The last answer was lost: what is tried again is done already.
+    lost: bool,
+}
+
+/// Whether a write is somebody's wish, and not what a dataplane's answer or a start brings.
+fn is_wish(write: &Write) -> bool {
+    match write {
+        Write::UpdateTunnel { cause, .. } => !matches!(cause, Cause::Confirmed | Cause::Restart),
+        Write::BuryTunnel { .. } | Write::Quarantine { .. } | Write::RelayAt { .. } => false,
+        _ => true,
+    }
 }
 
 impl Trouble {
-    fn fails(&self, batch: &Batch) -> Option<StoreError> {
+    fn happens(&mut self, of_a_hundred: u64) -> bool {
+        let next = self.dice.wrapping_mul(6_364_136_223_846_793_005);
+        self.dice = next.wrapping_add(1_442_695_040_888_963_407);
+        (self.dice >> 33) % 100 < of_a_hundred
+    }
+
+    /// Which groups of a batch are refused.
+    fn refused(&mut self, batch: &Batch) -> Vec<bool> {
+        let groups = batch.groups().iter();
+        let refused = groups.map(|group| {
+            let refuses = self.refuses;
+            !self.lost && group.iter().any(is_wish) && self.happens(refuses)
+        });
+        refused.collect()
+    }
+
+    fn fails(&mut self, batch: &Batch) -> Option<StoreError> {
         assert!(!self.panic, "on purpose");
         let (operation, problem) = ("commit", "told to".to_owned());
         if self.away {
@@ -303,7 +338,12 @@ impl Trouble {
             }
             _ => false,
         });
-        (self.broken || kept).then_some(StoreError::Fatal { operation, problem })
+        let fails = match self.lost {
+            true => 0,
+            false => self.fails,
+        };
+        (self.broken || kept || self.happens(fails))
+            .then_some(StoreError::Fatal { operation, problem })
     }
 }
 
@@ -323,10 +363,29 @@ impl Journal for FlakyStore {
             if let Some(error) = failed {
                 return Err(error);
             }
-            let (store, batch) = (self.store.clone(), batch.clone());
-            let answer = stand_still(async move { store.commit(&batch).await }).await?;
+            let refused = self.trouble.lock().refused(batch);
+            let refuses = refused.contains(&true);
+            let taken = match refuses {
+                // The same, so that it is recognised if its answer is lost.
+                false => batch.clone(),
+                true => {
+                    let groups = batch.groups().iter().zip(&refused);
+                    let taken = groups.filter(|(_, refused)| !**refused);
+                    Batch::new(taken.map(|(group, _)| group.clone()).collect())
+                }
+            };
+            let store = self.store.clone();
+            let answer = stand_still(async move { store.commit(&taken).await }).await?;
+            let mut answer = answer.into_iter();
+            let constraint = Constraint::Missing;
+            let answers = refused.into_iter().map(|refused| match refused {
+                true => Some(Err(Conflict { constraint })),
+                false => answer.next(),
+            });
+            let answer = answers.map(|answer| answer.expect("one each")).collect();
             let mut trouble = self.trouble.lock();
-            if trouble.lost_answers > 0 {
+            trouble.lost = trouble.lost_answers > 0 && !refuses;
+            if trouble.lost {
                 trouble.lost_answers -= 1;
                 return Err(StoreError::Unavailable {
                     operation: "commit",
