@@ -45,7 +45,9 @@ impl Api {
     /// When no runtime can be made.
     #[must_use]
     pub fn connect(path: &Path) -> Option<Self> {
-        let runtime = Builder::new_current_thread()
+        // with a thread of its own: it must answer the daemon's pings also while a test does other things
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
