@@ -144,7 +144,9 @@ impl Control {
             home,
             config: config.clone(),
             runs: 0,
-            runtime: Builder::new_current_thread()
+            // as the API's client: with a thread of its own, to answer pings at any time
+            runtime: Builder::new_multi_thread()
+                .worker_threads(1)
                 .enable_all()
                 .build()
                 .expect("a runtime"),
