@@ -5,6 +5,7 @@ use crate::classify::{Kind, Parsed, classify};
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
+use crate::fast;
 use crate::icmp4;
 use crate::id::Ticks;
 use crate::local::Local;
@@ -41,6 +42,18 @@ pub(crate) struct Context<'a> {
 /// [`Verdict::Answer`] are complete frames for that port; a punted packet is as it was received; a
 /// dropped one may have been changed. Processing packets together or one by one gives the same.
 pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: Ticks) {
+    passes::<true>(batch, tables, local, now);
+}
+
+/// [`process`]; without `SHORTCUT` the full path decides about every packet, which must not make a
+/// difference.
+#[inline]
+pub(crate) fn passes<const SHORTCUT: bool>(
+    batch: &mut Batch<'_>,
+    tables: &Tables,
+    local: &mut Local,
+    now: Ticks,
+) {
     batch.verdicts.clear();
     batch.punts.clear();
     for packet in &batch.packets {
@@ -64,7 +77,7 @@ pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: T
     let mut context = Context { tables, local, now };
     for (i, (packet, p)) in batch.packets.iter_mut().zip(&parsed).enumerate() {
         let received = packet.len();
-        let verdict = match decide(&mut context, packet, p) {
+        let verdict = match decide::<SHORTCUT>(&mut context, packet, p) {
             Ok(verdict) => verdict,
             Err(Stop::Drop(reason)) => Verdict::Drop(reason),
             Err(Stop::Punt(reason, info)) => {
@@ -88,7 +101,27 @@ pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: T
 
 /// Pass three for one packet.
 #[inline]
-fn decide(
+fn decide<const SHORTCUT: bool>(
+    context: &mut Context<'_>,
+    packet: &mut Packet<'_>,
+    parsed: &Parsed,
+) -> Result<Verdict, Stop> {
+    if SHORTCUT {
+        let ordinary = match parsed.kind {
+            Kind::Outer | Kind::Udp => fast::decap(context, packet, parsed),
+            Kind::Native => fast::encap(context, packet, parsed),
+            _ => None,
+        };
+        if let Some(verdict) = ordinary {
+            return Ok(verdict);
+        }
+    }
+    in_full(context, packet, parsed)
+}
+
+/// Every check in its order.
+#[inline(never)]
+fn in_full(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
