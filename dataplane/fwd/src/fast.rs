@@ -13,7 +13,7 @@ use crate::packet::Packet;
 use crate::process::Context;
 use crate::rewrite;
 use crate::tables::record::{self, TunnelRecord};
-use crate::tables::{HopState, NextHopRecord, PortKind, Tables, Target};
+use crate::tables::{HopState, NextHopRecord, Tables, Target};
 use crate::udp;
 use crate::verdict::Verdict;
 use sixferry_wire::{ether, ipv4, ipv6};
@@ -32,21 +32,15 @@ const ENTRY_ODDITIES: u16 = record::DOMAIN
 /// Global unicast (2000::/3), and none that is bound to be a loop or ours.
 #[inline]
 fn is_plain(tables: &Tables, address: u128) -> bool {
-    address >> 125 == 1
-        && address != u128::from(tables.settings().router_address)
-        && !embedded::embeds_local(tables, address)
+    address >> 125 == 1 && address != tables.router() && !embedded::embeds_local(tables, address)
 }
 
 /// A next hop that a frame can be sent to with an untagged Ethernet header.
 #[inline]
-fn plain_hop(tables: &Tables, target: Target) -> Option<&NextHopRecord> {
-    let Target::NextHop(id) = target else {
-        return None;
-    };
-    let hop = tables.next_hop(id)?;
-    let port = tables.port(hop.port)?;
+fn plain_hop(tables: &Tables, target: u32) -> Option<&NextHopRecord> {
+    let hop = tables.next_hop(Target::next_hop(target)?)?;
     let plain = hop.state == HopState::Resolved && hop.tag.is_none();
-    (plain && port.up && port.kind != PortKind::RawIp).then_some(hop)
+    (plain && tables.is_plain_port(hop.port)).then_some(hop)
 }
 
 /// Whether the exit may take this source. The full path asks the FIB about nested prefixes.
@@ -73,7 +67,7 @@ pub(crate) fn decap(
     {
         return None;
     }
-    let hop = plain_hop(tables, Target::decode(parsed.dst_target))?;
+    let hop = plain_hop(tables, parsed.dst_target)?;
     let outer_ecn = ipv4::Header(packet.array_mut(parsed.l3)?).tos() & 3;
     if parsed.kind == Kind::Udp && udp::sender(context, packet, parsed, record) != Ok(false) {
         return None;
@@ -115,9 +109,7 @@ pub(crate) fn encap(
     const BEFORE: usize = ether::HEADER_LEN + ipv4::HEADER_LEN;
     const FRAME: usize = BEFORE + ipv6::HEADER_LEN;
     let tables = context.tables;
-    let Target::Tunnel(id) = Target::decode(parsed.dst_target) else {
-        return None;
-    };
+    let id = Target::into_tunnel(parsed.dst_target)?;
     let record = tables.tunnel(id)?;
     let plain = record.flags & (ENTRY_ODDITIES | record::UP) == record::UP
         && is_plain(tables, parsed.src)
@@ -128,7 +120,7 @@ pub(crate) fn encap(
     if !plain {
         return None;
     }
-    let hop = plain_hop(tables, Target::decode(parsed.remote_target?))?;
+    let hop = plain_hop(tables, parsed.remote_target?)?;
     let len = parsed.end.checked_sub(parsed.inner)?;
     let total_len = u16::try_from(len + ipv4::HEADER_LEN).ok()?;
     if len > usize::from(record.mtu) || total_len > hop.mtu {

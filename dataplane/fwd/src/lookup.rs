@@ -30,12 +30,16 @@ pub(crate) fn lookup(
         }
     }
     addresses(parsed, packets, tables);
+    let mut leaves = false;
     for p in parsed.iter() {
         if let Some(id) = egress(p) {
             tables.prefetch_tunnel(id, worker);
+            leaves = true;
         }
     }
-    remotes(parsed, tables);
+    if leaves {
+        remotes(parsed, tables);
+    }
 }
 
 /// Configured tunnels come before domains.
@@ -58,11 +62,8 @@ fn udp(tables: &Tables, p: &Parsed) -> Option<u32> {
 /// The tunnel or domain a packet leaves by, if it does.
 #[inline]
 fn egress(p: &Parsed) -> Option<TunnelId> {
-    match (p.kind, Target::decode(p.dst_target)) {
-        (
-            Kind::Outer | Kind::Udp | Kind::Native,
-            Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id),
-        ) => Some(id),
+    match p.kind {
+        Kind::Outer | Kind::Udp | Kind::Native => Target::egress(p.dst_target),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::batch::{BATCH_MAX, Batch, PuntInfo};
 use crate::classify::{Kind, Parsed, classify};
+use crate::counters::PacketsBytes;
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
@@ -56,15 +57,15 @@ pub(crate) fn passes<const SHORTCUT: bool>(
 ) {
     batch.verdicts.clear();
     batch.punts.clear();
+    let mut received = PacketsBytes::default();
     for packet in &batch.packets {
-        // the headers reach to byte 78 of an untagged frame: two lines
-        let bytes = packet.bytes();
-        prefetch_index::prefetch_index(bytes, 0);
-        prefetch_index::prefetch_index(bytes, 64);
+        packet.prefetch();
+        received.add(packet.len());
     }
+    local.counters.take(batch.injected, received);
     let mut parsed = ArrayVec::<Parsed, BATCH_MAX>::new();
     for packet in &batch.packets {
-        let p = classify(packet, tables);
+        let p = classify::<SHORTCUT>(packet, tables);
         match p.kind {
             Kind::Outer => tables.index().prefetch41(p.key),
             Kind::Udp => tables.index().prefetch_udp(p.key),
@@ -75,9 +76,14 @@ pub(crate) fn passes<const SHORTCUT: bool>(
     }
     lookup(&mut parsed, &batch.packets, tables, local.worker);
     let mut context = Context { tables, local, now };
+    let mut forwarded = PacketsBytes::default();
     for (i, (packet, p)) in batch.packets.iter_mut().zip(&parsed).enumerate() {
-        let received = packet.len();
-        let verdict = match decide::<SHORTCUT>(&mut context, packet, p) {
+        if SHORTCUT && let Some(verdict) = ordinary(&mut context, packet, p) {
+            forwarded.add(packet.len());
+            _ = batch.verdicts.try_push(verdict);
+            continue;
+        }
+        let verdict = match in_full(&mut context, packet, p) {
             Ok(verdict) => verdict,
             Err(Stop::Drop(reason)) => Verdict::Drop(reason),
             Err(Stop::Punt(reason, info)) => {
@@ -87,39 +93,28 @@ pub(crate) fn passes<const SHORTCUT: bool>(
                 Verdict::Punt(reason)
             }
         };
-        let counters = &mut context.local.counters;
-        let taken = if batch.injected {
-            &mut counters.injected
-        } else {
-            &mut counters.received
-        };
-        taken.add(received);
         context.local.count(verdict, packet.len());
         _ = batch.verdicts.try_push(verdict);
     }
+    let counters = &mut local.counters;
+    counters.forwarded = counters.forwarded.sum(forwarded);
 }
 
-/// Pass three for one packet.
+/// Pass three for a packet that meets no exception.
 #[inline]
-fn decide<const SHORTCUT: bool>(
+fn ordinary(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
-) -> Result<Verdict, Stop> {
-    if SHORTCUT {
-        let ordinary = match parsed.kind {
-            Kind::Outer | Kind::Udp => fast::decap(context, packet, parsed),
-            Kind::Native => fast::encap(context, packet, parsed),
-            _ => None,
-        };
-        if let Some(verdict) = ordinary {
-            return Ok(verdict);
-        }
+) -> Option<Verdict> {
+    match parsed.kind {
+        Kind::Outer | Kind::Udp => fast::decap(context, packet, parsed),
+        Kind::Native => fast::encap(context, packet, parsed),
+        _ => None,
     }
-    in_full(context, packet, parsed)
 }
 
-/// Every check in its order.
+/// Pass three for any packet: every check in its order.
 #[inline(never)]
 fn in_full(
     context: &mut Context<'_>,

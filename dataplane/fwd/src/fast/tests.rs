@@ -107,7 +107,10 @@ impl Relay {
     fn taken(&self, received: &[Received]) -> [usize; 3] {
         let mut frames = frames(received);
         let mut packets: Vec<Packet<'_>> = packets(&mut frames, received).collect();
-        let mut parsed: Vec<_> = packets.iter().map(|p| classify(p, &self.tables)).collect();
+        let mut parsed: Vec<_> = packets
+            .iter()
+            .map(|p| classify::<true>(p, &self.tables))
+            .collect();
         lookup(&mut parsed, &packets, &self.tables, 0);
         let mut context = Context {
             tables: &self.tables,

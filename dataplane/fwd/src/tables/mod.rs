@@ -52,6 +52,10 @@ pub struct Tables {
     domains: Arc<Vec<Option<DomainRecord>>>,
     broadcasts: Arc<Vec<u32>>,
     local_v4: Arc<Vec<u32>>,
+    /// The relay's own address.
+    router: u128,
+    /// A bit for each Ethernet port that is up.
+    plain_ports: u32,
 }
 
 /// What a destination leads to, as the FIB stores it.
@@ -107,6 +111,36 @@ impl Target {
         }
     }
 
+    /// The next hop of a value as the FIB stores it: [`Target::decode`] where nothing else counts.
+    #[inline]
+    pub(crate) const fn next_hop(value: u32) -> Option<NextHopId> {
+        if value >> TAG_SHIFT == 4 {
+            Some(NextHopId(value & INDEX_MASK))
+        } else {
+            None
+        }
+    }
+
+    /// The tunnel whose prefix a value stands for, likewise.
+    #[inline]
+    pub(crate) const fn into_tunnel(value: u32) -> Option<TunnelId> {
+        if value >> TAG_SHIFT == 1 {
+            Some(TunnelId(value & INDEX_MASK))
+        } else {
+            None
+        }
+    }
+
+    /// The tunnel or domain that a packet with this target leaves by, likewise.
+    #[inline]
+    pub(crate) const fn egress(value: u32) -> Option<TunnelId> {
+        if let 1 | 2 | 6 = value >> TAG_SHIFT {
+            Some(TunnelId(value & INDEX_MASK))
+        } else {
+            None
+        }
+    }
+
     /// The tunnel or domain whose address space this is.
     pub(crate) const fn owner(self) -> Option<TunnelId> {
         match self {
@@ -158,6 +192,18 @@ impl Tables {
     #[inline]
     pub(crate) fn port(&self, id: PortId) -> Option<&PortConfig> {
         self.ports.get(id.index())?.as_ref()
+    }
+
+    /// Whether this is an Ethernet port that is up.
+    #[inline]
+    pub(crate) const fn is_plain_port(&self, id: PortId) -> bool {
+        id.index() < PortId::MAX && self.plain_ports >> id.index() & 1 == 1
+    }
+
+    /// The relay's own address.
+    #[inline]
+    pub(crate) const fn router(&self) -> u128 {
+        self.router
     }
 
     /// The tunnel's record, unless it has gone.
@@ -290,7 +336,17 @@ mod tests {
             Target::Prohibit,
         ] {
             assert_eq!(Target::decode(target.encode()), target);
-            assert_eq!(target.encode() == 0, target == Target::NoRoute);
+            let value = target.encode();
+            assert_eq!(value == 0, target == Target::NoRoute);
+            let hop = Target::next_hop(value).map(Target::NextHop);
+            assert_eq!(hop, matches!(target, Target::NextHop(_)).then_some(target));
+            let into = Target::into_tunnel(value).map(Target::Tunnel);
+            assert_eq!(into, matches!(target, Target::Tunnel(_)).then_some(target));
+            let leaves_by = match target {
+                Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id) => Some(id),
+                _ => None,
+            };
+            assert_eq!(Target::egress(value), leaves_by);
         }
     }
 }

@@ -87,10 +87,17 @@ impl OuterTable {
         let mut at = self.home(key);
         for _ in 0..PROBES {
             let bucket = self.buckets.get(at)?;
-            for (have, tunnel) in bucket.keys.iter().zip(&bucket.tunnels) {
-                if *have == key && *tunnel != FREE {
-                    return Some(*tunnel);
+            // all five without a branch: which slot has the key is anybody's guess
+            let slots = bucket.keys.iter().zip(&bucket.tunnels);
+            let found = slots.fold(FREE, |found, (have, tunnel)| {
+                if *have == key {
+                    found.min(*tunnel)
+                } else {
+                    found
                 }
+            });
+            if found != FREE {
+                return Some(found);
             }
             if bucket.spilled == 0 {
                 return None;

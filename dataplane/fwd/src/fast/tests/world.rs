@@ -89,7 +89,9 @@ pub(super) fn tables(seed: u64) -> TablesBuilder {
         let all = Ipv4Prefix::containing(Ipv4Addr::from([192, 0, 0, 0]), 16);
         b.set_route4(all, RouteSource::Kernel, hops[0]);
     }
-    b.set_route6(six(ROUTER, 128), RouteSource::Kernel, Route::Local);
+    if !rng.once_in(3) {
+        b.set_route6(six(ROUTER, 128), RouteSource::Kernel, Route::Local);
+    }
     for k in 0..TUNNELS {
         if !rng.once_in(12) {
             // what the tables refuse is not there
@@ -335,8 +337,14 @@ fn inner(rng: &mut Rng, src: u128, dst: u128) -> Vec<u8> {
     let payload = repr.payload_len;
     let mut packet = header.to_vec();
     packet.resize(ipv6::HEADER_LEN + usize::from(payload), 0);
-    // routing header type 0 or 2, echo request or another message, TCP SYN or not
-    packet[40..48].copy_from_slice(&[rng.byte(), 0, rng.of(&[0, 2]), 0, 0, 0, 0, 0]);
+    if repr.next_header == 6 {
+        // a SYN that announces an MSS of 1440
+        packet[52..54].copy_from_slice(&[0x60, 2]);
+        packet[60..64].copy_from_slice(&[2, 4, 0x05, 0xa0]);
+    } else {
+        // routing header type 0 or 2, echo request or another message
+        packet[40..43].copy_from_slice(&[rng.of(&[17, 128]), 0, rng.of(&[0, 2])]);
+    }
     packet
 }
 

@@ -206,14 +206,18 @@ impl Lpm {
                 best: 0,
             };
             let mut walks = [idle; LANES];
-            let mut live = 0u32;
-            for (lane, (walk, key)) in walks.iter_mut().zip(keys).enumerate() {
-                *walk = self.start(*key);
-                if walk.node != NO_NODE {
-                    live |= 1 << lane;
-                    self.nodes.prefetch(walk.node as usize);
+            let mut started = 0u32;
+            let lanes = walks.iter_mut().zip(keys).zip(out.iter_mut());
+            for (lane, ((walk, key), out)) in lanes.enumerate() {
+                let first = self.start(*key);
+                *out = first.values;
+                if first.node != NO_NODE {
+                    *walk = first;
+                    started |= 1 << lane;
+                    self.nodes.prefetch(first.node as usize);
                 }
             }
+            let mut live = started;
             let mut offset = self.direct_bits;
             while live != 0 {
                 let mut rest = live;
@@ -227,17 +231,19 @@ impl Lpm {
                         self.nodes.prefetch(walk.node as usize);
                     } else {
                         live &= !(1 << lane);
+                        if walk.best != 0 {
+                            self.values.prefetch(walk.values as usize);
+                        }
                     }
                 }
                 offset += STRIDE;
             }
-            for walk in walks.iter().take(keys.len()) {
-                if walk.best != 0 {
-                    self.values.prefetch(walk.values as usize);
+            while started != 0 {
+                let lane = started.trailing_zeros() as usize;
+                started &= started - 1;
+                if let (Some(out), Some(walk)) = (out.get_mut(lane), walks.get(lane)) {
+                    *out = self.result(walk);
                 }
-            }
-            for (out, walk) in out.iter_mut().zip(&walks) {
-                *out = self.result(walk);
             }
         }
     }
