@@ -40,6 +40,8 @@ pub(crate) struct Parsed {
     pub(crate) end: usize,
     /// Outer addresses; for UDP our address and port.
     pub(crate) key: u64,
+    /// Where the table of outer addresses has the key, if at all.
+    pub(crate) home: usize,
     /// UDP: who sent it.
     pub(crate) peer: Endpoint,
     /// Inner addresses; 0 when the inner header is not whole.
@@ -62,6 +64,7 @@ impl Parsed {
         inner: 0,
         end: 0,
         key: 0,
+        home: 0,
         peer: Endpoint {
             address: [0; 4],
             port: 0,

@@ -12,7 +12,7 @@ use crate::id::TunnelId;
 use crate::packet::Packet;
 use crate::process::Context;
 use crate::rewrite;
-use crate::tables::record::{self, TunnelRecord};
+use crate::tables::record::{self, CounterTable, TunnelCounters, TunnelRecord};
 use crate::tables::{HopState, NextHopRecord, Tables, Target};
 use crate::udp;
 use crate::verdict::Verdict;
@@ -35,8 +35,39 @@ fn is_plain(tables: &Tables, address: u128) -> bool {
     address >> 125 == 1 && address != tables.router() && !embedded::embeds_local(tables, address)
 }
 
-/// A next hop that a frame can be sent to with an untagged Ethernet header.
-#[inline]
+/// What the packets of a batch have in common.
+pub(crate) struct Shortcut<'t> {
+    counters: Option<&'t CounterTable>,
+    /// The last next hop asked for, as the FIB stores it.
+    target: u32,
+    hop: Option<&'t NextHopRecord>,
+}
+
+impl<'t> Shortcut<'t> {
+    pub(crate) fn new(tables: &'t Tables, worker: usize) -> Self {
+        Self {
+            counters: tables.counter_table(worker),
+            target: 0,
+            hop: None,
+        }
+    }
+
+    /// A next hop that a frame can be sent to with an untagged Ethernet header.
+    #[inline]
+    fn hop(&mut self, tables: &'t Tables, target: u32) -> Option<&'t NextHopRecord> {
+        if target != self.target {
+            self.target = target;
+            self.hop = plain_hop(tables, target);
+        }
+        self.hop
+    }
+
+    #[inline]
+    fn counters(&self, id: TunnelId) -> Option<&'t TunnelCounters> {
+        self.counters?.get(id.index())
+    }
+}
+
 fn plain_hop(tables: &Tables, target: u32) -> Option<&NextHopRecord> {
     let hop = tables.next_hop(Target::next_hop(target)?)?;
     let plain = hop.state == HopState::Resolved && hop.tag.is_none();
@@ -52,8 +83,9 @@ fn is_users(record: &TunnelRecord, src: u128) -> bool {
 
 /// Out of a tunnel, to a native next hop.
 #[inline]
-pub(crate) fn decap(
-    context: &Context<'_>,
+pub(crate) fn decap<'t>(
+    shortcut: &mut Shortcut<'t>,
+    context: &Context<'t>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Option<Verdict> {
@@ -67,7 +99,7 @@ pub(crate) fn decap(
     {
         return None;
     }
-    let hop = plain_hop(tables, parsed.dst_target)?;
+    let hop = shortcut.hop(tables, parsed.dst_target)?;
     let outer_ecn = ipv4::Header(packet.array_mut(parsed.l3)?).tos() & 3;
     if parsed.kind == Kind::Udp && udp::sender(context, packet, parsed, record) != Ok(false) {
         return None;
@@ -93,7 +125,7 @@ pub(crate) fn decap(
     ether::emit(link, hop.dst_mac, hop.src_mac, ether::TYPE_IPV6);
     // inside the frame, as the outer packet was
     _ = packet.set_bounds(head, parsed.inner + len);
-    if let Some(counters) = tables.counters(context.local.worker, id) {
+    if let Some(counters) = shortcut.counters(id) {
         counters.decapsulated(len);
     }
     Some(Verdict::Tx(hop.port))
@@ -101,8 +133,9 @@ pub(crate) fn decap(
 
 /// From the native side into a 6in4 tunnel.
 #[inline]
-pub(crate) fn encap(
-    context: &mut Context<'_>,
+pub(crate) fn encap<'t>(
+    shortcut: &mut Shortcut<'t>,
+    context: &mut Context<'t>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Option<Verdict> {
@@ -120,7 +153,7 @@ pub(crate) fn encap(
     if !plain {
         return None;
     }
-    let hop = plain_hop(tables, parsed.remote_target?)?;
+    let hop = shortcut.hop(tables, parsed.remote_target?)?;
     let len = parsed.end.checked_sub(parsed.inner)?;
     let total_len = u16::try_from(len + ipv4::HEADER_LEN).ok()?;
     if len > usize::from(record.mtu) || total_len > hop.mtu {
@@ -152,7 +185,7 @@ pub(crate) fn encap(
     ether::emit(link, hop.dst_mac, hop.src_mac, ether::TYPE_IPV4);
     // inside the frame, as the inner packet was
     _ = packet.set_bounds(head, parsed.end);
-    if let Some(counters) = tables.counters(context.local.worker, id) {
+    if let Some(counters) = shortcut.counters(id) {
         counters.encapsulated(len);
     }
     Some(Verdict::Tx(hop.port))

@@ -6,7 +6,7 @@ use crate::counters::PacketsBytes;
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
-use crate::fast;
+use crate::fast::{self, Shortcut};
 use crate::icmp4;
 use crate::id::Ticks;
 use crate::local::Local;
@@ -42,6 +42,7 @@ pub(crate) struct Context<'a> {
 /// Every packet gets exactly one verdict and is counted once. Packets with [`Verdict::Tx`] or
 /// [`Verdict::Answer`] are complete frames for that port; a punted packet is as it was received; a
 /// dropped one may have been changed. Processing packets together or one by one gives the same.
+#[inline(never)]
 pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: Ticks) {
     passes::<true>(batch, tables, local, now);
 }
@@ -65,20 +66,16 @@ pub(crate) fn passes<const SHORTCUT: bool>(
     local.counters.take(batch.injected, received);
     let mut parsed = ArrayVec::<Parsed, BATCH_MAX>::new();
     for packet in &batch.packets {
-        let p = classify::<SHORTCUT>(packet, tables);
-        match p.kind {
-            Kind::Outer => tables.index().prefetch41(p.key),
-            Kind::Udp => tables.index().prefetch_udp(p.key),
-            _ => {}
-        }
+        let p = parse::<SHORTCUT>(packet, tables);
         // as many as there are packets
         _ = parsed.try_push(p);
     }
     lookup(&mut parsed, &batch.packets, tables, local.worker);
     let mut context = Context { tables, local, now };
+    let mut shortcut = Shortcut::new(tables, context.local.worker);
     let mut forwarded = PacketsBytes::default();
     for (i, (packet, p)) in batch.packets.iter_mut().zip(&parsed).enumerate() {
-        if SHORTCUT && let Some(verdict) = ordinary(&mut context, packet, p) {
+        if SHORTCUT && let Some(verdict) = ordinary(&mut shortcut, &mut context, packet, p) {
             forwarded.add(packet.len());
             _ = batch.verdicts.try_push(verdict);
             continue;
@@ -100,16 +97,29 @@ pub(crate) fn passes<const SHORTCUT: bool>(
     counters.forwarded = counters.forwarded.sum(forwarded);
 }
 
+/// Pass one for one packet: what it is, and the lines that pass two reads on their way.
+#[inline]
+pub(crate) fn parse<const SHORTCUT: bool>(packet: &Packet<'_>, tables: &Tables) -> Parsed {
+    let mut parsed = classify::<SHORTCUT>(packet, tables);
+    match parsed.kind {
+        Kind::Outer => parsed.home = tables.index().prefetch41(parsed.key),
+        Kind::Udp => tables.index().prefetch_udp(parsed.key),
+        _ => {}
+    }
+    parsed
+}
+
 /// Pass three for a packet that meets no exception.
 #[inline]
-fn ordinary(
-    context: &mut Context<'_>,
+fn ordinary<'t>(
+    shortcut: &mut Shortcut<'t>,
+    context: &mut Context<'t>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Option<Verdict> {
     match parsed.kind {
-        Kind::Outer | Kind::Udp => fast::decap(context, packet, parsed),
-        Kind::Native => fast::encap(context, packet, parsed),
+        Kind::Outer | Kind::Udp => fast::decap(shortcut, context, packet, parsed),
+        Kind::Native => fast::encap(shortcut, context, packet, parsed),
         _ => None,
     }
 }

@@ -39,16 +39,14 @@ pub const fn fold(mut sum: u64) -> u16 {
 /// word does not matter for that (RFC 1071 section 2 B), so none is swapped.
 #[inline]
 #[must_use]
-pub const fn is_sound(header: &[u8; 20]) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = *header;
-    let (first, carry) = u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-        .overflowing_add(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
-    let (all, again) = first.overflowing_add(u32::from_ne_bytes([q, r, s, t]) as u64);
-    // a carry out of 64 bits is worth one, as 2^64 - 1 is a multiple of 2^16 - 1
-    let wide = (all >> 32) + (all & 0xffff_ffff) + carry as u64 + again as u64;
-    let sum = (wide >> 16) + (wide & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    (sum >> 16) + (sum & 0xffff) == 0xffff
+pub fn is_sound(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let total: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    // all ones after folding: a multiple of 2^16 - 1, but not the one that stays zero
+    total != 0 && total.is_multiple_of(0xffff)
 }
 
 /// The checksum field for an unfolded sum: the complement of [`fold`].

@@ -3,15 +3,15 @@
 mod world;
 
 use crate::batch::{BATCH_MAX, Batch};
-use crate::classify::{Kind, classify};
+use crate::classify::Kind;
 use crate::counters::WorkerCounters;
 use crate::event::Event;
-use crate::fast;
+use crate::fast::{self, Shortcut};
 use crate::id::{PortId, Ticks, TunnelId};
 use crate::local::{IpId, Local, LocalConfig};
 use crate::lookup::lookup;
 use crate::packet::{FRAME_LEN, HEADROOM, Packet};
-use crate::process::{Context, passes};
+use crate::process::{Context, parse, passes};
 use crate::tables::{Tables, TablesBuilder};
 use crate::verdict::Verdict;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl Relay {
         let mut packets: Vec<Packet<'_>> = packets(&mut frames, received).collect();
         let mut parsed: Vec<_> = packets
             .iter()
-            .map(|p| classify::<true>(p, &self.tables))
+            .map(|p| parse::<true>(p, &self.tables))
             .collect();
         lookup(&mut parsed, &packets, &self.tables, 0);
         let mut context = Context {
@@ -117,12 +117,13 @@ impl Relay {
             local: &mut local(true),
             now: Ticks(1),
         };
+        let mut shortcut = Shortcut::new(&self.tables, usize::MAX);
         let mut taken = [0; 3];
         for (packet, p) in packets.iter_mut().zip(&parsed) {
             let (kind, verdict) = match p.kind {
-                Kind::Outer => (0, fast::decap(&context, packet, p)),
-                Kind::Udp => (1, fast::decap(&context, packet, p)),
-                Kind::Native => (2, fast::encap(&mut context, packet, p)),
+                Kind::Outer => (0, fast::decap(&mut shortcut, &context, packet, p)),
+                Kind::Udp => (1, fast::decap(&mut shortcut, &context, packet, p)),
+                Kind::Native => (2, fast::encap(&mut shortcut, &mut context, packet, p)),
                 _ => continue,
             };
             taken[kind] += usize::from(verdict.is_some());

@@ -31,6 +31,7 @@ pub(crate) use domain::{DomainRecord, Role};
 pub(crate) use index::{Index, UdpMatch, port_key};
 use live::{Live, LiveTable};
 use lpm::Lpm;
+pub(crate) use lpm::Walk;
 pub(crate) use outer::key as outer_key;
 use record::{CounterTable, TunnelCounters, TunnelRecord};
 use sixferry_wire::ether::Mac;
@@ -220,6 +221,12 @@ impl Tables {
         if let Some(counters) = self.counters.get(worker) {
             counters.prefetch(id.index());
         }
+    }
+
+    /// One worker's counters of all tunnels.
+    #[inline]
+    pub(crate) fn counter_table(&self, worker: usize) -> Option<&CounterTable> {
+        self.counters.get(worker)
     }
 
     /// One worker's counters of a tunnel.

@@ -42,10 +42,6 @@ impl Rng {
     fn of<T: Copy>(&mut self, items: &[T]) -> T {
         items[self.below(items.len())]
     }
-
-    fn byte(&mut self) -> u8 {
-        self.bits() as u8
-    }
 }
 
 const fn remote(k: u8) -> [u8; 4] {
