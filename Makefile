@@ -10,7 +10,7 @@ STEERING := $(if $(filter 0,$(shell id -u)),--features steering)
 export PATH := $(TOOLS)/bin:$(PATH)
 export SIXFERRY_GUEST_KERNEL ?= $(TOOLS)/guest-kernel
 
-.PHONY: help setup setup-test demo test interop bench vectors lint soak fuzz fmt docs
+.PHONY: help setup setup-test demo test interop bench gate gate-update vectors lint soak fuzz fmt docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ interop: setup-test ## Of the tests, those with a real Linux peer: 6in4, 6to4, 6
 
 bench: setup-test ## Criterion benches, then an end-to-end figure beside the AF_XDP ceiling (root)
 	@scripts/bench.sh
+
+gate: setup-test ## Instructions a packet takes, against the committed baseline: 5 % more is a failure
+	@scripts/gate.sh
+
+gate-update: setup-test ## Take today's instructions as the baseline: make gate-update REASON="why"
+	@scripts/gate.sh --update "$(REASON)"
 
 vectors: setup ## Run a vector file: make vectors FILE=x.json
 	@test -n "$(FILE)" || { echo "make vectors FILE=x.json: FILE is missing" >&2; exit 2; }

@@ -21,7 +21,7 @@ packages_build="gcc:gcc libc6-dev:/usr/include/stdlib.h ca-certificates:/etc/ssl
   iproute2:ip ethtool:ethtool iputils-ping:ping"
 packages_test="user-mode-linux:linux.uml qemu-system-x86:qemu-system-x86_64
   busybox-static:/bin/busybox nftables:nft util-linux:setpriv python3:python3 python3-pip:pip3
-  postgresql:/usr/lib/postgresql/*/bin/initdb"
+  postgresql:/usr/lib/postgresql/*/bin/initdb valgrind:valgrind"
 packages_fuzz="g++:g++"
 
 missing_packages() {

@@ -1,4 +1,4 @@
-//! `process` by direction, number of tunnels, inner length and batch length.
+//! `process` by direction, number of tunnels, inner length and batch length, and the yardstick beside it.
 //!
 //! One iteration is one pass over 8192 shuffled frames; throughput is in packets.
 
@@ -10,6 +10,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory, Shape};
 use sixferry_bench::population::{Layout, Population, local};
+use sixferry_bench::yardstick::{Policy, Yardstick};
 use std::cell::OnceCell;
 use std::time::Duration;
 
@@ -24,6 +25,11 @@ fn bench(c: &mut Criterion) {
     for (tunnels, name) in TUNNELS {
         // built when the first bench that a filter lets through needs it, and shared by the others
         let population = OnceCell::new();
+        let build = || {
+            Population::tunnels(tunnels, Layout::Contiguous)
+                .expect("the tables take distinct tunnels")
+        };
+        let mut yardstick = None;
         for direction in Direction::ALL {
             let mut group = c.benchmark_group(format!("{}/{name}", direction.name()));
             group
@@ -40,10 +46,7 @@ fn bench(c: &mut Criterion) {
                     };
                     let id = BenchmarkId::new(format!("{inner_len}B"), format!("batch{batch_len}"));
                     group.bench_function(id, |b| {
-                        let population = population.get_or_init(|| {
-                            Population::tunnels(tunnels, Layout::Contiguous)
-                                .expect("the tables take distinct tunnels")
-                        });
+                        let population = population.get_or_init(build);
                         b.iter_custom(|passes| {
                             (0..passes)
                                 .map(|_| arena.round(population, &mut local, shape))
@@ -52,6 +55,22 @@ fn bench(c: &mut Criterion) {
                     });
                 }
             }
+            let shape = Shape {
+                direction,
+                inner_len: INNER[0],
+                batch_len: BATCH[2],
+            };
+            group.bench_function("yardstick", |b| {
+                let population = population.get_or_init(build);
+                let yardstick = yardstick.get_or_insert_with(|| Yardstick::new(population));
+                b.iter_custom(|passes| {
+                    (0..passes)
+                        .map(|_| {
+                            arena.yardstick_round(population, yardstick, Policy::Sources, shape)
+                        })
+                        .sum()
+                });
+            });
             group.finish();
         }
     }

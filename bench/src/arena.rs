@@ -8,6 +8,8 @@
 use crate::frame::{self, Flow};
 use crate::population::{INSIDE, OUTSIDE, Population};
 use crate::rng::Rng;
+use crate::yardstick::{Policy, Slot, Yardstick};
+use arrayvec::ArrayVec;
 use sixferry_fwd::{
     BATCH_MAX, Batch, FRAME_LEN, HEADROOM, Local, Packet, PortId, Tables, Ticks, Verdict, process,
 };
@@ -106,7 +108,8 @@ impl<'m> Arena<'m> {
     pub fn fill(&mut self, population: &Population, direction: Direction, inner_len: usize) {
         for (frame, len) in self.frames.iter_mut().zip(&mut self.lens) {
             let flow = direction.flow(population, &mut self.rng, inner_len);
-            *len = frame::write(&mut frame[HEADROOM..], &flow);
+            let ports = population.udp_ports();
+            *len = frame::write_with(&mut frame[HEADROOM..], &flow, ports);
         }
     }
 
@@ -121,11 +124,31 @@ impl<'m> Arena<'m> {
         direction: Direction,
         batch_len: usize,
     ) -> Duration {
-        let (rx, tx) = direction.ports();
-        let batch_len = batch_len.clamp(1, BATCH_MAX);
+        let (_, tx) = direction.ports();
         let before = local.counters().forwarded.packets;
         let mut last = None;
         let start = Instant::now();
+        self.batches(tables, local, direction, batch_len, |verdict| {
+            last = Some(verdict)
+        });
+        let took = start.elapsed();
+        let forwarded = local.counters().forwarded.packets - before;
+        assert_eq!(forwarded, self.frames.len() as u64, "packets were lost");
+        assert_eq!(last, Some(Verdict::Tx(tx)), "packets went elsewhere");
+        took
+    }
+
+    /// Takes all frames as packets of batches and processes them; `see` gets every verdict.
+    pub fn batches(
+        &mut self,
+        tables: &Tables,
+        local: &mut Local,
+        direction: Direction,
+        batch_len: usize,
+        mut see: impl FnMut(Verdict),
+    ) {
+        let (rx, _) = direction.ports();
+        let batch_len = batch_len.clamp(1, BATCH_MAX);
         for (frames, lens) in self
             .frames
             .chunks_mut(batch_len)
@@ -138,12 +161,44 @@ impl<'m> Arena<'m> {
                 }
             }
             process(&mut batch, tables, local, Ticks(1));
-            last = batch.verdicts().last().copied();
+            batch.verdicts().iter().copied().for_each(&mut see);
+        }
+    }
+
+    /// [`Arena::run`] with the yardstick instead of `process`.
+    ///
+    /// # Panics
+    /// When a packet does not pass.
+    pub fn run_yardstick(
+        &mut self,
+        yardstick: &mut Yardstick,
+        policy: Policy,
+        direction: Direction,
+        batch_len: usize,
+    ) -> Duration {
+        let batch_len = batch_len.clamp(1, BATCH_MAX);
+        let mut passed = 0;
+        let start = Instant::now();
+        for (frames, lens) in self
+            .frames
+            .chunks_mut(batch_len)
+            .zip(self.lens.chunks(batch_len))
+        {
+            let mut batch = ArrayVec::<Slot<'_, '_>, BATCH_MAX>::new();
+            for (frame, len) in frames.iter_mut().zip(lens) {
+                batch.push(Slot {
+                    frame,
+                    head: HEADROOM,
+                    len: *len,
+                });
+            }
+            passed += match direction {
+                Direction::Decap => yardstick.decap(&mut batch, policy),
+                Direction::Encap => yardstick.encap(&mut batch),
+            };
         }
         let took = start.elapsed();
-        let forwarded = local.counters().forwarded.packets - before;
-        assert_eq!(forwarded, self.frames.len() as u64, "packets were lost");
-        assert_eq!(last, Some(Verdict::Tx(tx)), "packets went elsewhere");
+        assert_eq!(passed, self.frames.len(), "packets were lost");
         took
     }
 
@@ -160,6 +215,20 @@ impl<'m> Arena<'m> {
     ) -> Duration {
         self.fill(population, direction, inner_len);
         self.run(population.tables(), local, direction, batch_len)
+    }
+}
+
+impl Arena<'_> {
+    /// [`Arena::fill`], then [`Arena::run_yardstick`].
+    pub fn yardstick_round(
+        &mut self,
+        population: &Population,
+        yardstick: &mut Yardstick,
+        policy: Policy,
+        shape: Shape,
+    ) -> Duration {
+        self.fill(population, shape.direction, shape.inner_len);
+        self.run_yardstick(yardstick, policy, shape.direction, shape.batch_len)
     }
 }
 

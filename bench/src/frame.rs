@@ -1,6 +1,6 @@
 //! Valid Ethernet frames for measurements: headers only, the payload is whatever the frame held.
 
-use sixferry_wire::{ether, ipv4, ipv6};
+use sixferry_wire::{ether, ipv4, ipv6, udp};
 
 /// The relay's hardware address on every port.
 pub const RELAY_MAC: ether::Mac = [2, 0, 0, 0, 0, 1];
@@ -27,20 +27,38 @@ pub struct Flow {
 /// # Panics
 /// When `out` cannot hold the packet.
 pub fn write(out: &mut [u8], flow: &Flow) -> usize {
+    write_with(out, flow, None)
+}
+
+/// [`write`], tunnel packets being in UDP from and to these ports, if there are any.
+///
+/// # Panics
+/// When `out` cannot hold the packet.
+pub fn write_with(out: &mut [u8], flow: &Flow, ports: Option<[u16; 2]>) -> usize {
     let mut at = ether::HEADER_LEN;
     let ether_type = if let Some((src, dst)) = flow.outer {
+        let udp_len = if ports.is_some() { udp::HEADER_LEN } else { 0 };
         let repr = ipv4::Repr {
             tos: 0,
-            total_len: small(ipv4::HEADER_LEN + flow.inner_len),
+            total_len: small(ipv4::HEADER_LEN + udp_len + flow.inner_len),
             identification: 0,
             df: false,
             ttl: 64,
-            protocol: ipv4::PROTO_IPV6,
+            protocol: if ports.is_some() {
+                ipv4::PROTO_UDP
+            } else {
+                ipv4::PROTO_IPV6
+            },
             src,
             dst,
         };
         repr.emit(chunk(out, at));
         at += ipv4::HEADER_LEN;
+        if let Some([from, to]) = ports {
+            // without a checksum, as IPv4 permits
+            udp::emit(chunk(out, at), from, to, small(udp_len + flow.inner_len));
+            at += udp_len;
+        }
         ether::TYPE_IPV4
     } else {
         ether::TYPE_IPV6

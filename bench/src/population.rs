@@ -3,9 +3,9 @@
 use crate::frame::{Flow, INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
 use crate::rng::Rng;
 use sixferry_fwd::{
-    IpId, Ipv4Prefix, Ipv6Prefix, Local, LocalConfig, NextHop, NextHopState, PortConfig, PortId,
-    PortKind, Route, RouteSource, Settings, TableError, Tables, TablesBuilder, TunnelId,
-    TunnelSpec, WorkerCounters,
+    EncapKind, IpId, Ipv4Prefix, Ipv6Prefix, Local, LocalConfig, NextHop, NextHopState, PortConfig,
+    PortId, PortKind, Rebind, Route, RouteSource, Settings, TableError, Tables, TablesBuilder,
+    TunnelId, TunnelSpec, UdpEncap, WorkerCounters,
 };
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -29,12 +29,21 @@ pub enum Layout {
     Scattered,
 }
 
-/// A number of tunnels with one /48 each.
+/// A prefix that leads into a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination {
+    /// The tunnel's peer.
+    pub peer: u32,
+    /// The prefix.
+    pub prefix: Ipv6Prefix,
+}
+
+/// Tunnels and the prefixes that lead into them.
 #[derive(Debug)]
 pub struct Population {
     tables: Arc<Tables>,
-    /// Peer and prefix of each destination a packet may pick.
-    flows: Vec<(u32, u128)>,
+    destinations: Vec<Destination>,
+    udp: Option<[u16; 2]>,
     bytes: usize,
 }
 
@@ -44,13 +53,43 @@ impl Population {
     /// # Errors
     /// What the tables refuse.
     pub fn tunnels(count: u32, layout: Layout) -> Result<Self, TableError> {
-        let mut builder = relay();
-        let mut flows = Vec::new();
+        Self::of_workers(count, layout, 1)
+    }
+
+    /// [`Population::tunnels`], with counters for several workers.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn of_workers(count: u32, layout: Layout, workers: usize) -> Result<Self, TableError> {
+        let mut builder = relay(workers);
+        let mut destinations = Vec::new();
         for (peer, prefix) in (0x0a40_0000u32..).zip(prefixes(count, layout)) {
-            insert(&mut builder, peer, &[prefix])?;
-            flows.push((peer, prefix.bits()));
+            insert(&mut builder, peer, &[prefix], EncapKind::SixInFour)?;
+            destinations.push(Destination { peer, prefix });
         }
-        Ok(Self::new(builder, flows))
+        Ok(Self::new(builder, destinations))
+    }
+
+    /// One tunnel in UDP.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn udp() -> Result<Self, TableError> {
+        const PORTS: [u16; 2] = [40_000, 3_544];
+        let mut builder = relay(1);
+        let [remote_port, local_port] = PORTS;
+        let encap = EncapKind::Udp(UdpEncap {
+            local_port,
+            remote_port,
+            shared: false,
+            rebind: Rebind::Deny,
+        });
+        let (peer, prefix) = (0x0a40_0000, prefixes(1, Layout::Contiguous)[0]);
+        insert(&mut builder, peer, &[prefix], encap)?;
+        Ok(Self {
+            udp: Some(PORTS),
+            ..Self::new(builder, vec![Destination { peer, prefix }])
+        })
     }
 
     /// A table of `count` prefixes of all usual lengths, spread over 1000 tunnels.
@@ -59,34 +98,36 @@ impl Population {
     /// What the tables refuse.
     pub fn routes(count: usize) -> Result<Self, TableError> {
         const TUNNELS: u32 = 1000;
-        let mut builder = relay();
+        let mut builder = relay(1);
         let peers: Vec<u32> = (0x0a40_0000..).take(TUNNELS as usize).collect();
         let mut ids = Vec::new();
         for peer in &peers {
-            ids.push(insert(&mut builder, *peer, &[])?);
+            ids.push(insert(&mut builder, *peer, &[], EncapKind::SixInFour)?);
         }
         let mut rng = Rng::new(0x5ca7_7e4d);
         let mut seen = HashSet::new();
-        let mut flows = Vec::new();
-        while flows.len() < count {
+        let mut destinations = Vec::new();
+        while destinations.len() < count {
             let len = route_len(&mut rng);
             let prefix = Ipv6Prefix::containing(scattered(&mut rng), len);
             if !seen.insert(prefix) {
                 continue;
             }
-            let at = flows.len() % ids.len();
+            let at = destinations.len() % ids.len();
             builder.set_route6(prefix, RouteSource::Api, Route::Tunnel(ids[at]));
-            flows.push((peers[at], prefix.bits()));
+            let peer = peers[at];
+            destinations.push(Destination { peer, prefix });
         }
-        Ok(Self::new(builder, flows))
+        Ok(Self::new(builder, destinations))
     }
 
-    fn new(mut builder: TablesBuilder, flows: Vec<(u32, u128)>) -> Self {
+    fn new(mut builder: TablesBuilder, destinations: Vec<Destination>) -> Self {
         let tables = builder.snapshot();
         let bytes = builder.memory();
         Self {
             tables,
-            flows,
+            destinations,
+            udp: None,
             bytes,
         }
     }
@@ -103,24 +144,40 @@ impl Population {
         self.bytes
     }
 
+    /// Each destination that a packet may pick.
+    #[must_use]
+    pub fn destinations(&self) -> &[Destination] {
+        &self.destinations
+    }
+
+    /// Ports of the peers and of the relay, if the tunnels are in UDP.
+    #[must_use]
+    pub const fn udp_ports(&self) -> Option<[u16; 2]> {
+        self.udp
+    }
+
     /// A packet out of a random tunnel.
     pub fn decap(&self, rng: &mut Rng, inner_len: usize) -> Flow {
-        let (peer, prefix) = self.flows[rng.below(self.flows.len())];
+        let Destination { peer, prefix } = self.any(rng);
         Flow {
             outer: Some((peer.to_be_bytes(), LOCAL.octets())),
-            src: prefix | 0x1_0000_0000_0001,
+            src: prefix.bits() | 0x1_0000_0000_0001,
             dst: u128::from(NATIVE),
             inner_len,
         }
     }
 
+    fn any(&self, rng: &mut Rng) -> Destination {
+        self.destinations[rng.below(self.destinations.len())]
+    }
+
     /// A native packet to a random tunnel.
     pub fn encap(&self, rng: &mut Rng, inner_len: usize) -> Flow {
-        let (_, prefix) = self.flows[rng.below(self.flows.len())];
+        let prefix = self.any(rng).prefix;
         Flow {
             outer: None,
             src: u128::from(NATIVE),
-            dst: prefix | 0x1_0000_0000_0001,
+            dst: prefix.bits() | 0x1_0000_0000_0001,
             inner_len,
         }
     }
@@ -129,9 +186,15 @@ impl Population {
 /// A worker's private state for the benches.
 #[must_use]
 pub fn local() -> Local {
+    local_of(0, 1)
+}
+
+/// The private state of one of several workers.
+#[must_use]
+pub fn local_of(worker: usize, workers: usize) -> Local {
     Local::new(LocalConfig {
-        worker: 0,
-        workers: 1,
+        worker,
+        workers,
         seed: 1,
         ip_id: IpId::Counter,
         shared: Arc::new(WorkerCounters::new()),
@@ -140,8 +203,8 @@ pub fn local() -> Local {
 }
 
 /// A relay with two ports, a default route each way and no tunnel.
-fn relay() -> TablesBuilder {
-    let mut builder = TablesBuilder::new(Settings::default(), 1);
+fn relay(workers: usize) -> TablesBuilder {
+    let mut builder = TablesBuilder::new(Settings::default(), workers);
     let mut hop = |port: PortId, dst_mac| {
         builder.set_port(
             port,
@@ -172,9 +235,11 @@ fn insert(
     builder: &mut TablesBuilder,
     peer: u32,
     prefixes: &[Ipv6Prefix],
+    encap: EncapKind,
 ) -> Result<TunnelId, TableError> {
     let mut spec = TunnelSpec::new(LOCAL, Ipv4Addr::from(peer));
     spec.mtu = 1480;
+    spec.encap = encap;
     spec.prefixes = prefixes.to_vec();
     builder.insert_tunnel(&spec)
 }

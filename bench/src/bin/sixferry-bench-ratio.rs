@@ -1,25 +1,36 @@
-//! What a million tunnels cost per packet beside one tunnel, in memory, both ways.
+//! What a packet costs in memory, both ways: beside a yardstick that does only what no relay can do
+//! without, and with a million tunnels beside one.
 //!
-//! Every round runs every case once, so that what else the machine does touches all alike; figures
-//! are medians over rounds, ratios are taken within a round.
+//! Every round runs every case once, `process` and yardstick one after the other, so that what else the
+//! machine does touches all alike; figures are medians over rounds, ratios are taken within a round.
 
 #![forbid(unsafe_code)]
 
 use clap::Parser;
 use serde::Serialize;
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory, Shape};
+use sixferry_bench::goals::Goal;
 use sixferry_bench::latency;
 use sixferry_bench::population::{Layout, Population, local};
 use sixferry_bench::statistics::{Summary, ratios};
-use sixferry_fwd::{BATCH_MAX, TableError};
+use sixferry_bench::yardstick::{Policy, Yardstick};
+use sixferry_fwd::{BATCH_MAX, Local, TableError};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// The daemon's: where its tables lie decides how many pages, and of what size, a lookup touches.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Passes before the one that counts. The other cases of a round have taken the caches; a relay with
 /// a million tunnels has its own page tables and directories in them, if not its tunnels.
 const WARM_UP: usize = 2;
 
-/// Cost per packet of a million tunnels beside one.
+/// Routes of the table that stands for the global one.
+const ROUTES: usize = 220_000;
+
+/// Cost per packet, beside a yardstick and of a million tunnels beside one.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -57,6 +68,12 @@ struct Case {
     bytes_of_tables: usize,
     nanoseconds: Summary,
     ratio_to_one_tunnel: Summary,
+    /// The yardstick with inner-source compare and destination lookup.
+    yardstick_nanoseconds: Summary,
+    ratio_to_yardstick: Summary,
+    /// The yardstick without them; none on the way into tunnels.
+    bare_yardstick_nanoseconds: Option<Summary>,
+    bytes_of_yardstick: usize,
 }
 
 #[derive(Serialize)]
@@ -66,6 +83,7 @@ struct Report {
     tunnels: u32,
     read_latency_nanoseconds: Vec<Latency>,
     cases: Vec<Case>,
+    goals: Vec<Goal>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +117,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     if let Some(cpu) = args.cpu {
         pin(cpu)?;
     }
+    let cases = measure(args)?;
     let report = Report {
         inner_len: args.inner,
         batch_len: args.batch,
@@ -111,7 +130,8 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
                 nanoseconds: Summary::of(&latency::measure(kilobytes * 1024, 7)),
             })
             .collect(),
-        cases: measure(args)?,
+        goals: goals(args, &cases),
+        cases,
     };
     print(&report);
     if let Some(path) = &args.json {
@@ -132,66 +152,170 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     }
 }
 
-fn populations(args: &Args) -> Result<Vec<(&'static str, Population)>, TableError> {
+/// One table in one direction, and what it took in each round.
+struct Measured {
+    direction: Direction,
+    /// Place in the list of tables.
+    table: usize,
+    process: Vec<f64>,
+    yardstick: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+/// A population in both its forms.
+struct Table {
+    name: &'static str,
+    population: Population,
+    yardstick: Yardstick,
+}
+
+fn tables(args: &Args) -> Result<Vec<Table>, TableError> {
     let all = [
-        ("one tunnel", 1, Layout::Contiguous),
-        ("10k", 10_000.min(args.tunnels), Layout::Contiguous),
-        ("contiguous", args.tunnels, Layout::Contiguous),
-        ("scattered", args.tunnels, Layout::Scattered),
+        ("one tunnel", Some((1, Layout::Contiguous))),
+        ("10k", Some((10_000.min(args.tunnels), Layout::Contiguous))),
+        ("contiguous", Some((args.tunnels, Layout::Contiguous))),
+        ("scattered", Some((args.tunnels, Layout::Scattered))),
+        ("routes", None),
     ];
+    let wanted = |name: &str| {
+        let of_it = |direction: &Direction| !args.skips(&case_name(*direction, name));
+        Direction::ALL.iter().any(of_it)
+    };
     all.into_iter()
-        .filter(|(table, ..)| {
-            Direction::ALL
-                .iter()
-                .any(|direction| !args.skips(&case_name(*direction, table)))
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, tunnels)| {
+            let population = match tunnels {
+                Some((count, layout)) => Population::tunnels(count, layout)?,
+                None => Population::routes(ROUTES)?,
+            };
+            Ok(Table {
+                name,
+                yardstick: Yardstick::new(&population),
+                population,
+            })
         })
-        .map(|(table, tunnels, layout)| Ok((table, Population::tunnels(tunnels, layout)?)))
         .collect()
 }
 
+/// The prefixes of the table of routes are none of a tunnel, so nothing comes out of one.
+fn applies(direction: Direction, table: &str) -> bool {
+    direction == Direction::Encap || table != "routes"
+}
+
 fn measure(args: &Args) -> Result<Vec<Case>, TableError> {
-    let populations = populations(args)?;
+    let mut tables = tables(args)?;
     let mut memory = Memory::new();
     let mut arena = Arena::new(&mut memory, 0x000a_4e4a);
     let mut local = local();
-    let mut times = vec![Vec::new(); populations.len() * Direction::ALL.len()];
-    for _ in 0..args.rounds {
-        let mut times = times.iter_mut();
-        for direction in Direction::ALL {
-            let shape = Shape {
-                direction,
-                inner_len: usize::from(args.inner),
-                batch_len: usize::from(args.batch),
-            };
-            for (table, population) in &populations {
-                if args.skips(&case_name(direction, table)) {
-                    _ = times.next();
-                    continue;
-                }
-                for _ in 0..WARM_UP {
-                    _ = arena.round(population, &mut local, shape);
-                }
-                let took = arena.round(population, &mut local, shape);
-                if let Some(times) = times.next() {
-                    times.push(took.as_nanos() as f64 / FRAMES as f64);
-                }
+    let mut all = Vec::new();
+    for direction in Direction::ALL {
+        for (at, table) in tables.iter().enumerate() {
+            if applies(direction, table.name) && !args.skips(&case_name(direction, table.name)) {
+                all.push(Measured {
+                    direction,
+                    table: at,
+                    process: Vec::new(),
+                    yardstick: Vec::new(),
+                    bare: Vec::new(),
+                });
             }
         }
     }
-    let mut cases = Vec::new();
-    for (direction, times) in Direction::ALL.iter().zip(times.chunks(populations.len())) {
-        for ((table, population), own) in populations.iter().zip(times) {
-            cases.push(Case {
-                name: case_name(*direction, table),
-                direction: direction.name(),
-                table,
-                bytes_of_tables: population.bytes(),
-                nanoseconds: Summary::of(own),
-                ratio_to_one_tunnel: Summary::of(&ratios(own, &times[0])),
-            });
+    for _ in 0..args.rounds {
+        for measured in &mut all {
+            let table = &mut tables[measured.table];
+            measured.round(args, table, &mut arena, &mut local);
         }
     }
-    Ok(cases)
+    let one = |direction| {
+        let same = |m: &&Measured| m.direction == direction && tables[m.table].name == "one tunnel";
+        all.iter().find(same).map_or(&[][..], |m| &m.process)
+    };
+    let case = |m: &Measured| m.case(&tables[m.table], one(m.direction));
+    Ok(all.iter().map(case).collect())
+}
+
+impl Measured {
+    fn round(&mut self, args: &Args, table: &mut Table, arena: &mut Arena<'_>, local: &mut Local) {
+        let shape = Shape {
+            direction: self.direction,
+            inner_len: usize::from(args.inner),
+            batch_len: usize::from(args.batch),
+        };
+        let Table {
+            population,
+            yardstick,
+            ..
+        } = table;
+        for _ in 0..WARM_UP {
+            _ = arena.round(population, local, shape);
+        }
+        let nanoseconds = |took: Duration| took.as_nanos() as f64 / FRAMES as f64;
+        self.process
+            .push(nanoseconds(arena.round(population, local, shape)));
+        if args.only.is_some() {
+            return;
+        }
+        let mut measure = |policy, times: &mut Vec<f64>| {
+            for _ in 0..WARM_UP {
+                _ = arena.yardstick_round(population, yardstick, policy, shape);
+            }
+            let took = arena.yardstick_round(population, yardstick, policy, shape);
+            times.push(nanoseconds(took));
+        };
+        measure(Policy::Sources, &mut self.yardstick);
+        if self.direction == Direction::Decap {
+            measure(Policy::None, &mut self.bare);
+        }
+    }
+
+    fn case(&self, table: &Table, one_tunnel: &[f64]) -> Case {
+        Case {
+            name: case_name(self.direction, table.name),
+            direction: self.direction.name(),
+            table: table.name,
+            bytes_of_tables: table.population.bytes(),
+            nanoseconds: Summary::of(&self.process),
+            ratio_to_one_tunnel: Summary::of(&ratios(&self.process, one_tunnel)),
+            yardstick_nanoseconds: Summary::of(&self.yardstick),
+            ratio_to_yardstick: Summary::of(&ratios(&self.process, &self.yardstick)),
+            bare_yardstick_nanoseconds: (!self.bare.is_empty()).then(|| Summary::of(&self.bare)),
+            bytes_of_yardstick: table.yardstick.bytes(),
+        }
+    }
+}
+
+/// The goals that these cases decide about.
+fn goals(args: &Args, cases: &[Case]) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for case in cases
+        .iter()
+        .filter(|case| case.ratio_to_yardstick.rounds > 0)
+    {
+        let (number, name) = match (case.direction, case.table) {
+            ("decap", "one tunnel" | "contiguous" | "scattered") => (7, &case.name),
+            ("encap", "routes") => (8, &case.name),
+            _ => continue,
+        };
+        let what = format!("{name}, time relative to the yardstick");
+        let figure = case.ratio_to_yardstick.median;
+        goals.push(Goal::at_most(number, what, figure, 1.5, 1.1));
+    }
+    let of = |name| cases.iter().find(|case| case.name == name);
+    if let Some(case) = of("decap scattered").filter(|case| case.ratio_to_one_tunnel.rounds > 0) {
+        // RFC 8219 section 10.2: what of the rate is lost
+        let lost = (1.0 - 1.0 / case.ratio_to_one_tunnel.median) * 100.0;
+        let what = "decap, degradation from one tunnel to a million scattered, %";
+        goals.push(Goal::at_most(9, what, lost, 65.0, 55.0));
+    }
+    for case in cases.iter().filter(|case| case.direction == "decap") {
+        if let "contiguous" | "scattered" = case.table {
+            let bytes = case.bytes_of_tables as f64 / f64::from(args.tunnels);
+            let what = format!("bytes of tables a tunnel, {}, one worker", case.table);
+            goals.push(Goal::at_most(16, what, bytes, 256.0, 128.0));
+        }
+    }
+    goals
 }
 
 fn print(report: &Report) {
@@ -206,25 +330,36 @@ fn print(report: &Report) {
         report.tunnels, report.inner_len, report.batch_len
     );
     println!(
-        "{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "case", "ns", "q1", "q3", "min", "ratio", "MiB"
+        "{:<18} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "case", "ns", "q1", "q3", "min", "x one", "yardstick", "x yards.", "bare", "MiB"
     );
-    for case in report
-        .cases
-        .iter()
-        .filter(|case| case.nanoseconds.rounds > 0)
-    {
+    for case in &report.cases {
         let ns = &case.nanoseconds;
+        let bare = case.bare_yardstick_nanoseconds;
         println!(
-            "{:<18} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.2} {:>8.1}",
+            "{:<18} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>9.2} {:>9.1} {:>9.2} {:>9.1} {:>8.1}",
             case.name,
             ns.median,
             ns.lower_quartile,
             ns.upper_quartile,
             ns.min,
             case.ratio_to_one_tunnel.median,
+            case.yardstick_nanoseconds.median,
+            case.ratio_to_yardstick.median,
+            bare.map_or(0.0, |bare| bare.median),
             case.bytes_of_tables as f64 / 1_048_576.0,
         );
+    }
+    for goal in &report.goals {
+        let Goal {
+            number,
+            what,
+            figure,
+            must,
+            aim,
+            verdict,
+        } = goal;
+        println!("goal {number:>2}: {what}: {figure:.2} (must {must}, aim {aim}): {verdict:?}");
     }
 }
 

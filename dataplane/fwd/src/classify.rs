@@ -40,6 +40,8 @@ pub(crate) struct Parsed {
     pub(crate) end: usize,
     /// Outer addresses; for UDP our address and port.
     pub(crate) key: u64,
+    /// Where the table of outer addresses has the key, if at all.
+    pub(crate) home: usize,
     /// UDP: who sent it.
     pub(crate) peer: Endpoint,
     /// Inner addresses; 0 when the inner header is not whole.
@@ -62,6 +64,7 @@ impl Parsed {
         inner: 0,
         end: 0,
         key: 0,
+        home: 0,
         peer: Endpoint {
             address: [0; 4],
             port: 0,
@@ -89,10 +92,54 @@ impl Parsed {
     }
 }
 
-/// Parses one packet.
+/// Parses one packet; with `SHORTCUT` the usual frame at a glance.
 #[inline]
-pub(crate) fn classify(packet: &Packet<'_>, tables: &Tables) -> Parsed {
+pub(crate) fn classify<const SHORTCUT: bool>(packet: &Packet<'_>, tables: &Tables) -> Parsed {
+    if SHORTCUT && let Some(parsed) = usual(packet, tables) {
+        return parsed;
+    }
+    in_full(packet, tables)
+}
+
+#[inline(never)]
+fn in_full(packet: &Packet<'_>, tables: &Tables) -> Parsed {
     parse(packet, tables).unwrap_or_else(Parsed::bad)
+}
+
+/// An untagged frame with IPv6, or with IPv6 in IPv4 without options and fragments, and nothing wrong.
+#[inline]
+fn usual(packet: &Packet<'_>, tables: &Tables) -> Option<Parsed> {
+    if !tables.is_plain_port(packet.rx_port()) {
+        return None;
+    }
+    let bytes = packet.bytes();
+    let (link, rest) = bytes.split_first_chunk::<{ ether::HEADER_LEN }>()?;
+    let l3 = packet.head() + ether::HEADER_LEN;
+    match u16::from_be_bytes([link[12], link[13]]) {
+        ether::TYPE_IPV4 => {
+            let (outer, inner) = rest.split_first_chunk()?;
+            let header = ipv4::Header(outer);
+            let total_len = header.total_len();
+            let usual = outer[0] == 0x45
+                && header.protocol() == ipv4::PROTO_IPV6
+                && !header.is_fragment()
+                && (ipv4::HEADER_LEN + ipv6::HEADER_LEN..=rest.len()).contains(&total_len)
+                && checksum::is_sound(outer);
+            let inner = ipv6::Header(inner.first_chunk()?);
+            usual.then(|| Parsed {
+                kind: Kind::Outer,
+                l3,
+                inner: l3 + ipv4::HEADER_LEN,
+                end: l3 + total_len,
+                key: outer_key(header.dst(), header.src()),
+                src: inner.src(),
+                dst: inner.dst(),
+                ..Parsed::EMPTY
+            })
+        }
+        ether::TYPE_IPV6 => parse_v6(packet, 0, l3).ok(),
+        _ => None,
+    }
 }
 
 #[inline]

@@ -32,7 +32,7 @@ impl PacketsBytes {
         self.bytes = self.bytes.wrapping_sub(len as u64);
     }
 
-    const fn sum(self, other: Self) -> Self {
+    pub(crate) const fn sum(self, other: Self) -> Self {
         Self {
             packets: self.packets.wrapping_add(other.packets),
             bytes: self.bytes.wrapping_add(other.bytes),
@@ -77,6 +77,17 @@ impl Default for CounterSnapshot {
 }
 
 impl CounterSnapshot {
+    /// Counts packets that came in.
+    #[inline]
+    pub(crate) const fn take(&mut self, injected: bool, packets: PacketsBytes) {
+        let taken = if injected {
+            &mut self.injected
+        } else {
+            &mut self.received
+        };
+        *taken = taken.sum(packets);
+    }
+
     /// All discarded packets.
     #[must_use]
     pub fn dropped(&self) -> PacketsBytes {

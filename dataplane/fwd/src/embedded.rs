@@ -240,6 +240,11 @@ pub(crate) fn answers(domain: &DomainRecord, dst: u128) -> bool {
 /// ourselves: a packet to it would come back, one from it was here before (RFC 6324 section 3.2).
 #[inline]
 pub(crate) fn embeds_local(tables: &Tables, address: u128) -> bool {
+    let can = ipv6::embedded_6to4(address).is_some() || tables.has_domains();
+    can && embeds_local_in_a_domain(tables, address)
+}
+
+fn embeds_local_in_a_domain(tables: &Tables, address: u128) -> bool {
     let six_to_four = ipv6::embedded_6to4(address).is_some_and(|v4| tables.is_local_v4(v4));
     if !tables.has_domains() {
         return six_to_four;

@@ -27,6 +27,7 @@ mod ecn;
 mod embedded;
 mod encap;
 mod event;
+mod fast;
 pub mod fragment;
 mod icmp4;
 mod icmp_error;

@@ -7,6 +7,8 @@ use crate::id::Ticks;
 use crate::tables::RateLimits;
 
 const SLOTS: usize = 4096;
+/// Buckets of a pair of cache lines.
+const SHELF: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -43,11 +45,16 @@ impl Bucket {
     }
 }
 
+/// Buckets of a pair of lines, which nothing of another worker's shares.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(128))]
+struct Shelf([Bucket; SHELF]);
+
 /// Global and per-tunnel buckets of one worker.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     global: Bucket,
-    tunnels: Box<[Bucket]>,
+    tunnels: Box<[Shelf]>,
     workers: u64,
     seed: u64,
 }
@@ -61,7 +68,7 @@ impl Limiter {
         };
         Self {
             global: full,
-            tunnels: vec![full; SLOTS].into_boxed_slice(),
+            tunnels: vec![Shelf([full; SHELF]); SLOTS / SHELF].into_boxed_slice(),
             workers: workers.max(1) as u64,
             seed: seed ^ 0x5851_f42d_4c95_7f2d,
         }
@@ -78,6 +85,13 @@ impl Limiter {
         (mixed >> (64 - SLOTS.trailing_zeros())) as usize
     }
 
+    /// Where the buckets lie.
+    #[cfg(test)]
+    pub(crate) fn written(&self) -> std::ops::Range<usize> {
+        let at = self.tunnels.as_ptr().addr();
+        at..at + size_of_val(&*self.tunnels)
+    }
+
     /// Whether one more may be sent. Packets of no tunnel count against the global rate only.
     pub(crate) fn allow(&mut self, limits: &RateLimits, whose: Option<u64>, now: Ticks) -> bool {
         let RateLimits {
@@ -90,7 +104,7 @@ impl Limiter {
             .global
             .fill(global_per_second, global_burst, self.workers, now);
         let slot = whose.map(|key| self.slot(key));
-        let own = slot.and_then(|slot| self.tunnels.get_mut(slot));
+        let own = slot.and_then(|slot| self.tunnels.get_mut(slot / SHELF)?.0.get_mut(slot % SHELF));
         match own {
             Some(bucket) => {
                 // a tunnel is not charged for what the others used up

@@ -36,8 +36,10 @@ pub struct LocalConfig {
     pub dry_run: bool,
 }
 
-/// One worker's counters, and rate limits.
+/// One worker's counters, and rate limits. On lines of its own, in pairs as processors fetch them: wherever
+/// it lies, no other worker writes beside it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Local {
     pub(crate) worker: usize,
     pub(crate) errors: Limiter,
@@ -160,6 +162,19 @@ impl Local {
         self.events_lost
     }
 
+    /// Where its own memory lies, for a look at who writes what.
+    #[cfg(test)]
+    fn written(&self) -> Vec<std::ops::Range<usize>> {
+        let own = std::ptr::from_ref(self).addr();
+        let shared = Arc::as_ptr(&self.shared).addr();
+        vec![
+            own..own + size_of::<Self>(),
+            shared..shared + size_of::<WorkerCounters>(),
+            self.errors.written(),
+            self.answers.written(),
+        ]
+    }
+
     /// The counters as of now.
     #[must_use]
     pub const fn counters(&self) -> &CounterSnapshot {
@@ -169,5 +184,73 @@ impl Local {
     /// Publishes the counters; once a batch.
     pub fn flush(&self) {
         self.shared.publish(&self.counters);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::TunnelId;
+    use crate::tables::{Settings, TablesBuilder, TunnelSpec};
+    use std::collections::HashSet;
+    use std::net::Ipv4Addr;
+
+    /// Blocks of `size` bytes that `ranges` touch.
+    fn blocks(ranges: &[std::ops::Range<usize>], size: usize) -> HashSet<usize> {
+        let of = |range: &std::ops::Range<usize>| range.start / size..=(range.end - 1) / size;
+        ranges.iter().flat_map(of).collect()
+    }
+
+    /// What a packet makes a worker write besides its frame: its own state, the counters it publishes, and
+    /// those of the packet's tunnel.
+    #[test]
+    fn workers_write_no_common_line() {
+        const WORKERS: usize = 4;
+        const TUNNELS: u32 = 3000;
+        let mut builder = TablesBuilder::new(Settings::default(), WORKERS);
+        for k in 0..TUNNELS {
+            let remote = Ipv4Addr::from(0x0a00_0001 + k);
+            let spec = TunnelSpec::new(Ipv4Addr::new(192, 0, 2, 1), remote);
+            builder.insert_tunnel(&spec).expect("distinct");
+        }
+        let tables = builder.snapshot();
+        let local = |worker| {
+            Local::new(LocalConfig {
+                worker,
+                workers: WORKERS,
+                seed: 1,
+                ip_id: IpId::Counter,
+                shared: Arc::new(WorkerCounters::new()),
+                dry_run: false,
+            })
+        };
+        // side by side, as no daemon would have them
+        let workers: Vec<Local> = (0..WORKERS).map(local).collect();
+        let tunnels = |worker| {
+            let line = |k| {
+                let counters = tables.counters(worker, TunnelId(k)).expect("in use");
+                let at = std::ptr::from_ref(counters).addr();
+                at..at + size_of_val(counters)
+            };
+            (0..TUNNELS).map(line).collect::<Vec<_>>()
+        };
+        let mut pairs = HashSet::new();
+        let mut lines = HashSet::new();
+        let (mut own_pairs, mut own_lines) = (0, 0);
+        for worker in &workers {
+            let own = blocks(&worker.written(), 128);
+            own_pairs += own.len();
+            pairs.extend(own);
+            let own = blocks(&tunnels(worker.worker), 64);
+            own_lines += own.len();
+            lines.extend(own);
+        }
+        assert_eq!(
+            pairs.len(),
+            own_pairs,
+            "two workers write to one pair of lines"
+        );
+        assert_eq!(lines.len(), own_lines, "two workers count in one line");
+        assert_eq!(own_lines, WORKERS * TUNNELS as usize);
     }
 }

@@ -6,10 +6,16 @@ use crate::id::{PortId, TunnelId};
 use crate::packet::Packet;
 use crate::prefix::link_scoped;
 use crate::rewrite::FarEnd;
-use crate::tables::{Tables, Target, UdpMatch, key4};
+use crate::tables::{Tables, Target, UdpMatch, Walk, key4};
 use arrayvec::ArrayVec;
 use sixferry_wire::ipv6;
 use std::net::Ipv6Addr;
+
+/// Walks that have yet to end, and whose they are.
+type Walks = (
+    ArrayVec<Walk, { 2 * BATCH_MAX }>,
+    ArrayVec<u8, { 2 * BATCH_MAX }>,
+);
 
 /// Looks up outer keys, then inner addresses, fetching what pass three will read.
 #[inline]
@@ -23,25 +29,29 @@ pub(crate) fn lookup(
         p.tunnel = match p.kind {
             Kind::Outer => proto41(tables, p),
             Kind::Udp => udp(tables, p),
-            _ => None,
+            _ => continue,
         };
         if let Some(id) = p.tunnel {
             tables.prefetch_tunnel(TunnelId(id), worker);
         }
     }
     addresses(parsed, packets, tables);
+    let mut leaves = false;
     for p in parsed.iter() {
         if let Some(id) = egress(p) {
             tables.prefetch_tunnel(id, worker);
+            leaves = true;
         }
     }
-    remotes(parsed, tables);
+    if leaves {
+        remotes(parsed, tables);
+    }
 }
 
 /// Configured tunnels come before domains.
 #[inline]
 fn proto41(tables: &Tables, p: &Parsed) -> Option<u32> {
-    tables.index().tunnel41(p.key).or_else(|| {
+    tables.index().tunnel41_at(p.home, p.key).or_else(|| {
         let local = u32::from_be_bytes(p.local());
         tables.index().domain(local).map(|id| id.0)
     })
@@ -58,35 +68,32 @@ fn udp(tables: &Tables, p: &Parsed) -> Option<u32> {
 /// The tunnel or domain a packet leaves by, if it does.
 #[inline]
 fn egress(p: &Parsed) -> Option<TunnelId> {
-    match (p.kind, Target::decode(p.dst_target)) {
-        (
-            Kind::Outer | Kind::Udp | Kind::Native,
-            Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id),
-        ) => Some(id),
+    match p.kind {
+        Kind::Outer | Kind::Udp | Kind::Native => Target::egress(p.dst_target),
         _ => None,
     }
 }
 
 /// IPv4 routes to the far ends of the tunnels that packets leave by.
-#[inline]
+#[inline(never)]
 fn remotes(parsed: &mut [Parsed], tables: &Tables) {
-    let mut keys = ArrayVec::<u128, BATCH_MAX>::new();
-    let mut found = [0u32; BATCH_MAX];
-    for p in parsed.iter_mut() {
+    let (mut walks, mut whose): Walks = Default::default();
+    for (at, p) in (0u8..).zip(parsed.iter_mut()) {
         if let Some(record) = egress(p).and_then(|id| tables.tunnel(id))
             && let Some(far) = FarEnd::of(tables, record, p.dst)
         {
-            _ = keys.try_push(key4(u32::from_be_bytes(far.address)));
-            p.remote_target = Some(0);
+            let entered = tables.fib4().enter(key4(u32::from_be_bytes(far.address)));
+            p.remote_target = Some(entered.unwrap_or_else(|walk| {
+                _ = (walks.try_push(walk), whose.try_push(at));
+                0
+            }));
         }
     }
-    if keys.is_empty() {
-        return;
-    }
-    tables.fib4().lookup_all(&keys, &mut found);
-    let mut results = found.iter().copied();
-    for p in parsed.iter_mut().filter(|p| p.remote_target.is_some()) {
-        p.remote_target = results.next();
+    tables.fib4().finish(&mut walks);
+    for (walk, at) in walks.iter().zip(whose) {
+        if let Some(p) = parsed.get_mut(usize::from(at)) {
+            p.remote_target = Some(tables.fib4().result(walk));
+        }
     }
 }
 
@@ -94,32 +101,38 @@ fn remotes(parsed: &mut [Parsed], tables: &Tables) {
 /// and is where an error would go.
 #[inline]
 fn addresses(parsed: &mut [Parsed], packets: &[Packet<'_>], tables: &Tables) {
-    let mut keys = ArrayVec::<u128, { 2 * BATCH_MAX }>::new();
-    let mut found = [0u32; 2 * BATCH_MAX];
-    // two keys a packet at most, so there is always room
-    let mut add = |key| _ = keys.try_push(key);
-    for (p, packet) in parsed.iter().zip(packets) {
+    const SOURCE: u8 = 1 << 7;
+    let fib = tables.fib6();
+    let (mut walks, mut whose): Walks = Default::default();
+    // two walks a packet at most, so there is always room
+    let mut enter = |key, whose_it_is| {
+        fib.enter(key).unwrap_or_else(|walk| {
+            _ = (walks.try_push(walk), whose.try_push(whose_it_is));
+            0
+        })
+    };
+    for (at, (p, packet)) in (0u8..).zip(parsed.iter_mut().zip(packets)) {
         match p.kind {
-            Kind::Outer | Kind::Udp if p.tunnel.is_some() => add(p.dst),
+            Kind::Outer | Kind::Udp if p.tunnel.is_some() => p.dst_target = enter(p.dst, at),
             Kind::Native => {
-                add(p.dst);
-                add(source_key(p, packet.rx_port()));
+                p.dst_target = enter(p.dst, at);
+                p.src_target = enter(source_key(p, packet.rx_port()), at | SOURCE);
             }
             _ => {}
         }
     }
-    tables.fib6().lookup_all(&keys, &mut found);
-    let mut results = found.iter().copied();
-    for p in parsed.iter_mut() {
-        match p.kind {
-            Kind::Outer | Kind::Udp if p.tunnel.is_some() => {
-                p.dst_target = results.next().unwrap_or(0);
-            }
-            Kind::Native => {
-                p.dst_target = results.next().unwrap_or(0);
-                p.src_target = results.next().unwrap_or(0);
-            }
-            _ => {}
+    if walks.is_empty() {
+        return;
+    }
+    fib.finish(&mut walks);
+    for (walk, at) in walks.iter().zip(whose) {
+        if let Some(p) = parsed.get_mut(usize::from(at & !SOURCE)) {
+            let target = if at & SOURCE == 0 {
+                &mut p.dst_target
+            } else {
+                &mut p.src_target
+            };
+            *target = fib.result(walk);
         }
     }
 }

@@ -88,6 +88,15 @@ impl<'f> Packet<'f> {
         self.frame.get_mut(head..tail).unwrap_or(&mut [])
     }
 
+    /// Starts fetching what is read and written of it: the headers reach to byte 78 of an untagged
+    /// frame, new ones begin in the line before.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        let head = self.head();
+        prefetch_index::prefetch_index(&*self.frame, head);
+        prefetch_index::prefetch_index(&*self.frame, head + 64);
+    }
+
     /// `N` bytes at frame offset `at`, whether or not they belong to the packet now.
     #[inline]
     pub(crate) fn array_mut<const N: usize>(&mut self, at: usize) -> Option<&mut [u8; N]> {

@@ -2,9 +2,11 @@
 
 use crate::batch::{BATCH_MAX, Batch, PuntInfo};
 use crate::classify::{Kind, Parsed, classify};
+use crate::counters::PacketsBytes;
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
+use crate::fast::{self, Shortcut};
 use crate::icmp4;
 use crate::id::Ticks;
 use crate::local::Local;
@@ -40,31 +42,45 @@ pub(crate) struct Context<'a> {
 /// Every packet gets exactly one verdict and is counted once. Packets with [`Verdict::Tx`] or
 /// [`Verdict::Answer`] are complete frames for that port; a punted packet is as it was received; a
 /// dropped one may have been changed. Processing packets together or one by one gives the same.
+#[inline(never)]
 pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: Ticks) {
+    passes::<true>(batch, tables, local, now);
+}
+
+/// [`process`]; without `SHORTCUT` the full path decides about every packet, which must not make a
+/// difference.
+#[inline]
+pub(crate) fn passes<const SHORTCUT: bool>(
+    batch: &mut Batch<'_>,
+    tables: &Tables,
+    local: &mut Local,
+    now: Ticks,
+) {
     batch.verdicts.clear();
     batch.punts.clear();
+    let mut received = PacketsBytes::default();
     for packet in &batch.packets {
-        // the headers reach to byte 78 of an untagged frame: two lines
-        let bytes = packet.bytes();
-        prefetch_index::prefetch_index(bytes, 0);
-        prefetch_index::prefetch_index(bytes, 64);
+        packet.prefetch();
+        received.add(packet.len());
     }
+    local.counters.take(batch.injected, received);
     let mut parsed = ArrayVec::<Parsed, BATCH_MAX>::new();
     for packet in &batch.packets {
-        let p = classify(packet, tables);
-        match p.kind {
-            Kind::Outer => tables.index().prefetch41(p.key),
-            Kind::Udp => tables.index().prefetch_udp(p.key),
-            _ => {}
-        }
+        let p = parse::<SHORTCUT>(packet, tables);
         // as many as there are packets
         _ = parsed.try_push(p);
     }
     lookup(&mut parsed, &batch.packets, tables, local.worker);
     let mut context = Context { tables, local, now };
+    let mut shortcut = Shortcut::new(tables, context.local.worker);
+    let mut forwarded = PacketsBytes::default();
     for (i, (packet, p)) in batch.packets.iter_mut().zip(&parsed).enumerate() {
-        let received = packet.len();
-        let verdict = match decide(&mut context, packet, p) {
+        if SHORTCUT && let Some(verdict) = ordinary(&mut shortcut, &mut context, packet, p) {
+            forwarded.add(packet.len());
+            _ = batch.verdicts.try_push(verdict);
+            continue;
+        }
+        let verdict = match in_full(&mut context, packet, p) {
             Ok(verdict) => verdict,
             Err(Stop::Drop(reason)) => Verdict::Drop(reason),
             Err(Stop::Punt(reason, info)) => {
@@ -74,21 +90,43 @@ pub fn process(batch: &mut Batch<'_>, tables: &Tables, local: &mut Local, now: T
                 Verdict::Punt(reason)
             }
         };
-        let counters = &mut context.local.counters;
-        let taken = if batch.injected {
-            &mut counters.injected
-        } else {
-            &mut counters.received
-        };
-        taken.add(received);
         context.local.count(verdict, packet.len());
         _ = batch.verdicts.try_push(verdict);
     }
+    let counters = &mut local.counters;
+    counters.forwarded = counters.forwarded.sum(forwarded);
 }
 
-/// Pass three for one packet.
+/// Pass one for one packet: what it is, and the lines that pass two reads on their way.
 #[inline]
-fn decide(
+pub(crate) fn parse<const SHORTCUT: bool>(packet: &Packet<'_>, tables: &Tables) -> Parsed {
+    let mut parsed = classify::<SHORTCUT>(packet, tables);
+    match parsed.kind {
+        Kind::Outer => parsed.home = tables.index().prefetch41(parsed.key),
+        Kind::Udp => tables.index().prefetch_udp(parsed.key),
+        _ => {}
+    }
+    parsed
+}
+
+/// Pass three for a packet that meets no exception.
+#[inline]
+fn ordinary<'t>(
+    shortcut: &mut Shortcut<'t>,
+    context: &mut Context<'t>,
+    packet: &mut Packet<'_>,
+    parsed: &Parsed,
+) -> Option<Verdict> {
+    match parsed.kind {
+        Kind::Outer | Kind::Udp => fast::decap(shortcut, context, packet, parsed),
+        Kind::Native => fast::encap(shortcut, context, packet, parsed),
+        _ => None,
+    }
+}
+
+/// Pass three for any packet: every check in its order.
+#[inline(never)]
+fn in_full(
     context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,

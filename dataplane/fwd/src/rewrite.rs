@@ -6,6 +6,7 @@
 use crate::batch::PuntInfo;
 use crate::drop_reason::DropReason;
 use crate::id::{NextHopId, PortId, TunnelId};
+use crate::local::Local;
 use crate::packet::Packet;
 use crate::process::{Context, Stop};
 use crate::tables::live::Endpoint;
@@ -225,6 +226,12 @@ pub(crate) struct Outer<'t> {
     pub(crate) df: bool,
 }
 
+/// The ID of an outer packet. RFC 6864 section 4.1: with DF the datagram is atomic and any is legal.
+#[inline]
+pub(crate) const fn identification(local: &mut Local, df: bool, sum: u32) -> u16 {
+    if df { 0 } else { local.next_ip_id(sum) }
+}
+
 /// Puts the outer and the link header in front of the finished IPv6 packet `inner`, which fits the
 /// tunnel. RFC 4213 section 3.5.
 #[inline]
@@ -279,8 +286,7 @@ pub(crate) fn outer(
     let repr = ipv4::Repr {
         tos: dscp | ecn,
         total_len: u16::try_from(total_len).unwrap_or(u16::MAX),
-        // RFC 6864 section 4.1: with DF the datagram is atomic and any ID is legal
-        identification: if df { 0 } else { context.local.next_ip_id(sum) },
+        identification: identification(context.local, df, sum),
         df,
         ttl: if record.has(record::TTL_INHERIT) {
             hop_limit

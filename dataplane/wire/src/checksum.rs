@@ -35,6 +35,20 @@ pub const fn fold(mut sum: u64) -> u16 {
     (sum & 0xffff) as u16
 }
 
+/// Whether a header of 20 bytes sums up to what a right checksum makes of it. The order of the bytes in a
+/// word does not matter for that (RFC 1071 section 2 B), so none is swapped.
+#[inline]
+#[must_use]
+pub fn is_sound(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let total: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum();
+    // all ones after folding: a multiple of 2^16 - 1, but not the one that stays zero
+    total != 0 && total.is_multiple_of(0xffff)
+}
+
 /// The checksum field for an unfolded sum: the complement of [`fold`].
 #[inline]
 #[must_use]
@@ -87,6 +101,19 @@ mod tests {
         #[test]
         fn equals_the_plain_definition(data in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(finish(sum(&data)), reference(&data));
+        }
+
+        #[test]
+        fn a_header_is_sound_if_its_sum_is_all_ones(header in any::<[u8; 20]>(), zeroes in 0usize..20, fix in any::<bool>()) {
+            let mut header = header;
+            header[..zeroes].fill(0);
+            if fix {
+                header[10..12].fill(0);
+                let sum = finish(sum(&header));
+                header[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            prop_assert_eq!(is_sound(&header), fold(sum(&header)) == 0xffff);
+            prop_assert!(!fix || is_sound(&header) || header == [0; 20]);
         }
 
         #[test]

@@ -64,22 +64,28 @@ impl Index {
         }
     }
 
-    /// Starts fetching what a lookup of this protocol 41 packet reads.
+    /// Starts fetching what [`Index::tunnel41_at`] reads, and says where that is.
     #[inline]
-    pub(crate) fn prefetch41(&self, key: u64) {
-        self.proto41.prefetch(key);
+    pub(crate) fn prefetch41(&self, key: u64) -> usize {
+        self.proto41.prefetch(key)
     }
 
     /// Starts fetching what a lookup of this UDP packet reads.
     #[inline]
     pub(crate) fn prefetch_udp(&self, key: u64) {
-        self.udp_ports.prefetch(key);
+        _ = self.udp_ports.prefetch(key);
     }
 
     /// The configured tunnel of two outer addresses.
     #[inline]
     pub(crate) fn tunnel41(&self, key: u64) -> Option<u32> {
         self.proto41.lookup(key)
+    }
+
+    /// [`Index::tunnel41`] where [`Index::prefetch41`] has said.
+    #[inline]
+    pub(crate) fn tunnel41_at(&self, home: usize, key: u64) -> Option<u32> {
+        self.proto41.lookup_at(home, key)
     }
 
     /// The domain at one of our addresses.

@@ -31,6 +31,7 @@ pub(crate) use domain::{DomainRecord, Role};
 pub(crate) use index::{Index, UdpMatch, port_key};
 use live::{Live, LiveTable};
 use lpm::Lpm;
+pub(crate) use lpm::Walk;
 pub(crate) use outer::key as outer_key;
 use record::{CounterTable, TunnelCounters, TunnelRecord};
 use sixferry_wire::ether::Mac;
@@ -52,6 +53,10 @@ pub struct Tables {
     domains: Arc<Vec<Option<DomainRecord>>>,
     broadcasts: Arc<Vec<u32>>,
     local_v4: Arc<Vec<u32>>,
+    /// The relay's own address.
+    router: u128,
+    /// A bit for each Ethernet port that is up.
+    plain_ports: u32,
 }
 
 /// What a destination leads to, as the FIB stores it.
@@ -104,6 +109,36 @@ impl Target {
             (5, 2) => Self::Unreachable,
             (5, 3) => Self::Prohibit,
             _ => Self::NoRoute,
+        }
+    }
+
+    /// The next hop of a value as the FIB stores it: [`Target::decode`] where nothing else counts.
+    #[inline]
+    pub(crate) const fn next_hop(value: u32) -> Option<NextHopId> {
+        if value >> TAG_SHIFT == 4 {
+            Some(NextHopId(value & INDEX_MASK))
+        } else {
+            None
+        }
+    }
+
+    /// The tunnel whose prefix a value stands for, likewise.
+    #[inline]
+    pub(crate) const fn into_tunnel(value: u32) -> Option<TunnelId> {
+        if value >> TAG_SHIFT == 1 {
+            Some(TunnelId(value & INDEX_MASK))
+        } else {
+            None
+        }
+    }
+
+    /// The tunnel or domain that a packet with this target leaves by, likewise.
+    #[inline]
+    pub(crate) const fn egress(value: u32) -> Option<TunnelId> {
+        if let 1 | 2 | 6 = value >> TAG_SHIFT {
+            Some(TunnelId(value & INDEX_MASK))
+        } else {
+            None
         }
     }
 
@@ -160,6 +195,18 @@ impl Tables {
         self.ports.get(id.index())?.as_ref()
     }
 
+    /// Whether this is an Ethernet port that is up.
+    #[inline]
+    pub(crate) const fn is_plain_port(&self, id: PortId) -> bool {
+        id.index() < PortId::MAX && self.plain_ports >> id.index() & 1 == 1
+    }
+
+    /// The relay's own address.
+    #[inline]
+    pub(crate) const fn router(&self) -> u128 {
+        self.router
+    }
+
     /// The tunnel's record, unless it has gone.
     #[inline]
     pub(crate) fn tunnel(&self, id: TunnelId) -> Option<&TunnelRecord> {
@@ -174,6 +221,12 @@ impl Tables {
         if let Some(counters) = self.counters.get(worker) {
             counters.prefetch(id.index());
         }
+    }
+
+    /// One worker's counters of all tunnels.
+    #[inline]
+    pub(crate) fn counter_table(&self, worker: usize) -> Option<&CounterTable> {
+        self.counters.get(worker)
     }
 
     /// One worker's counters of a tunnel.
@@ -290,7 +343,17 @@ mod tests {
             Target::Prohibit,
         ] {
             assert_eq!(Target::decode(target.encode()), target);
-            assert_eq!(target.encode() == 0, target == Target::NoRoute);
+            let value = target.encode();
+            assert_eq!(value == 0, target == Target::NoRoute);
+            let hop = Target::next_hop(value).map(Target::NextHop);
+            assert_eq!(hop, matches!(target, Target::NextHop(_)).then_some(target));
+            let into = Target::into_tunnel(value).map(Target::Tunnel);
+            assert_eq!(into, matches!(target, Target::Tunnel(_)).then_some(target));
+            let leaves_by = match target {
+                Target::Tunnel(id) | Target::TunnelLink(id) | Target::Domain(id) => Some(id),
+                _ => None,
+            };
+            assert_eq!(Target::egress(value), leaves_by);
         }
     }
 }

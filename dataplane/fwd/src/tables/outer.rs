@@ -75,22 +75,37 @@ impl OuterTable {
         (again >> 20) as usize & self.mask
     }
 
-    /// Starts fetching the line that [`OuterTable::lookup`] will read.
+    /// Starts fetching the line that [`OuterTable::lookup_at`] will read, and says which it is.
     #[inline]
-    pub(crate) fn prefetch(&self, key: u64) {
-        self.buckets.prefetch(self.home(key));
+    pub(crate) fn prefetch(&self, key: u64) -> usize {
+        let home = self.home(key);
+        self.buckets.prefetch(home);
+        home
     }
 
     /// The tunnel of these outer addresses.
     #[inline]
     pub(crate) fn lookup(&self, key: u64) -> Option<u32> {
-        let mut at = self.home(key);
+        self.lookup_at(self.home(key), key)
+    }
+
+    /// [`OuterTable::lookup`] where the key's home is known.
+    #[inline]
+    pub(crate) fn lookup_at(&self, home: usize, key: u64) -> Option<u32> {
+        let mut at = home;
         for _ in 0..PROBES {
             let bucket = self.buckets.get(at)?;
-            for (have, tunnel) in bucket.keys.iter().zip(&bucket.tunnels) {
-                if *have == key && *tunnel != FREE {
-                    return Some(*tunnel);
+            // all five without a branch: which slot has the key is anybody's guess
+            let slots = bucket.keys.iter().zip(&bucket.tunnels);
+            let found = slots.fold(FREE, |found, (have, tunnel)| {
+                if *have == key {
+                    found.min(*tunnel)
+                } else {
+                    found
                 }
+            });
+            if found != FREE {
+                return Some(found);
             }
             if bucket.spilled == 0 {
                 return None;

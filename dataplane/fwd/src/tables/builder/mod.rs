@@ -126,8 +126,8 @@ impl TablesBuilder {
             records: CowVec::new(),
             link_locals: CowVec::new(),
             counters: Arc::new((0..workers).map(|_| CounterTable::new()).collect()),
-            fib6: Lpm::new(16),
-            fib4: Lpm::new(16),
+            fib6: Lpm::new(),
+            fib4: Lpm::new(),
             next_hops: CowVec::new(),
             live: LiveTable::new(),
             generations: Vec::new(),
@@ -172,6 +172,16 @@ impl TablesBuilder {
             domains: self.domains.clone(),
             broadcasts: self.broadcasts.clone(),
             local_v4: Arc::new(local_v4),
+            router: self.settings.router_address.into(),
+            plain_ports: self.plain_ports(),
+        })
+    }
+
+    fn plain_ports(&self) -> u32 {
+        let plain = |port: &PortConfig| port.up && port.kind != super::PortKind::RawIp;
+        let ports = self.ports.iter().take(PortId::MAX).rev();
+        ports.fold(0, |bits, port| {
+            bits << 1 | u32::from(port.as_ref().is_some_and(plain))
         })
     }
 

@@ -6,7 +6,7 @@
 //! trie that pushes routes into its leaves, changing a route touches one node and one block, whatever
 //! its length: the price of a change does not grow with the table.
 //!
-//! The first 16 bits can be indexed directly (IPv6: they hold little information, so the entry is in
+//! The first 16 bits are indexed directly (IPv6: they hold little information, so the entry is in
 //! the cache); prefixes shorter than that are expanded there. Lookups of a batch advance level by
 //! level, so the misses of different packets overlap.
 
@@ -18,6 +18,8 @@ use blocks::{Blocks, block_size};
 use std::collections::BTreeMap;
 
 const STRIDE: u32 = 6;
+/// Leading bits that are indexed directly.
+const DIRECT: u32 = 16;
 const NONE: u32 = 0;
 /// Node index of "no node".
 const NO_NODE: u32 = u32::MAX;
@@ -63,7 +65,6 @@ const COVERS: [u64; 64] = {
 /// A longest-prefix-match table from 128-bit keys (IPv4: the high 32 bits) to non-zero values.
 #[derive(Clone, Debug)]
 pub(crate) struct Lpm {
-    direct_bits: u32,
     direct: CowVec<Direct>,
     nodes: CowVec<Node>,
     values: CowVec<u32>,
@@ -74,9 +75,9 @@ pub(crate) struct Lpm {
     len: usize,
 }
 
-/// State of one lookup among several.
-#[derive(Clone, Copy)]
-struct Walk {
+/// One lookup among several, below the direct index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walk {
     key: u128,
     node: u32,
     values: u32,
@@ -84,11 +85,13 @@ struct Walk {
     best: u64,
 }
 
+/// Walks in flight: more misses than that a core does not wait for at once.
+const LANES: usize = 32;
+
 impl Lpm {
-    /// `direct_bits` is 0 or 16.
-    pub(crate) fn new(direct_bits: u32) -> Self {
+    pub(crate) fn new() -> Self {
         let mut direct = CowVec::new();
-        let entries = 1usize << direct_bits;
+        let entries = 1usize << DIRECT;
         direct.reserve(
             entries - 1,
             Direct {
@@ -99,7 +102,6 @@ impl Lpm {
         let mut values = CowVec::new();
         values.reserve(0, NONE);
         Self {
-            direct_bits,
             direct,
             nodes: CowVec::new(),
             values,
@@ -120,12 +122,8 @@ impl Lpm {
     }
 
     #[inline]
-    const fn direct_index(&self, key: u128) -> usize {
-        if self.direct_bits == 0 {
-            0
-        } else {
-            (key >> (128 - self.direct_bits)) as usize
-        }
+    const fn direct_index(key: u128) -> usize {
+        (key >> (128 - DIRECT)) as usize
     }
 
     #[inline]
@@ -140,7 +138,7 @@ impl Lpm {
 
     #[inline]
     fn start(&self, key: u128) -> Walk {
-        let entry = self.direct.get(self.direct_index(key));
+        let entry = self.direct.get(Self::direct_index(key));
         let (value, node) = entry.map_or((NONE, NO_NODE), |e| (e.value, e.node));
         Walk {
             key,
@@ -171,50 +169,33 @@ impl Lpm {
         true
     }
 
-    #[inline]
-    fn result(&self, walk: &Walk) -> u32 {
-        if walk.best == 0 {
-            return walk.values;
-        }
-        self.values
-            .get(walk.values as usize + walk.best.count_ones() as usize - 1)
-            .copied()
-            .unwrap_or(NONE)
-    }
-
     /// Value of the longest prefix that holds `key`, 0 when there is none.
     #[inline]
     pub(crate) fn lookup(&self, key: u128) -> u32 {
         let mut walk = self.start(key);
-        let mut offset = self.direct_bits;
+        let mut offset = DIRECT;
         while walk.node != NO_NODE && self.step(&mut walk, offset) {
             offset += STRIDE;
         }
         self.result(&walk)
     }
 
-    /// [`Lpm::lookup`] of several keys, eight at a time in step; `out` gets as many results as both
-    /// have room for.
+    /// The value of `key` if the direct index has it, else where to walk from.
     #[inline]
-    pub(crate) fn lookup_all(&self, keys: &[u128], out: &mut [u32]) {
-        const LANES: usize = 16;
-        for (keys, out) in keys.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let idle = Walk {
-                key: 0,
-                node: NO_NODE,
-                values: NONE,
-                best: 0,
-            };
-            let mut walks = [idle; LANES];
-            let mut live = 0u32;
-            for (lane, (walk, key)) in walks.iter_mut().zip(keys).enumerate() {
-                *walk = self.start(*key);
-                if walk.node != NO_NODE {
-                    live |= 1 << lane;
-                    self.nodes.prefetch(walk.node as usize);
-                }
-            }
-            let mut offset = self.direct_bits;
+    pub(crate) fn enter(&self, key: u128) -> Result<u32, Walk> {
+        let walk = self.start(key);
+        if walk.node == NO_NODE {
+            return Ok(walk.values);
+        }
+        self.nodes.prefetch(walk.node as usize);
+        Err(walk)
+    }
+
+    /// Goes to the end of all walks in step, so that their misses overlap.
+    pub(crate) fn finish(&self, walks: &mut [Walk]) {
+        for walks in walks.chunks_mut(LANES) {
+            let mut live = u32::MAX >> (LANES - walks.len());
+            let mut offset = DIRECT;
             while live != 0 {
                 let mut rest = live;
                 while rest != 0 {
@@ -227,28 +208,35 @@ impl Lpm {
                         self.nodes.prefetch(walk.node as usize);
                     } else {
                         live &= !(1 << lane);
+                        if walk.best != 0 {
+                            self.values.prefetch(walk.values as usize);
+                        }
                     }
                 }
                 offset += STRIDE;
             }
-            for walk in walks.iter().take(keys.len()) {
-                if walk.best != 0 {
-                    self.values.prefetch(walk.values as usize);
-                }
-            }
-            for (out, walk) in out.iter_mut().zip(&walks) {
-                *out = self.result(walk);
-            }
         }
+    }
+
+    /// What a finished walk has found.
+    #[inline]
+    pub(crate) fn result(&self, walk: &Walk) -> u32 {
+        if walk.best == 0 {
+            return walk.values;
+        }
+        self.values
+            .get(walk.values as usize + walk.best.count_ones() as usize - 1)
+            .copied()
+            .unwrap_or(NONE)
     }
 
     /// The value of exactly this prefix.
     pub(crate) fn get(&self, key: u128, len: u32) -> Option<u32> {
-        if len < self.direct_bits {
+        if len < DIRECT {
             return self.short.get(&(len, key)).copied();
         }
-        let mut node = self.direct.get(self.direct_index(key))?.node;
-        let mut offset = self.direct_bits;
+        let mut node = self.direct.get(Self::direct_index(key))?.node;
+        let mut offset = DIRECT;
         while len >= offset + STRIDE {
             node = self.child(node, Self::slot(key, offset))?;
             offset += STRIDE;
@@ -271,12 +259,12 @@ impl Lpm {
                 .find(|((at, prefix), _)| mask(key, *at) == *prefix)
                 .map(|((at, _), value)| (*value, *at))
         };
-        if len <= self.direct_bits {
+        if len <= DIRECT {
             return short(len);
         }
         let mut best = None;
-        let mut at = self.direct.get(self.direct_index(key))?.node;
-        let mut offset = self.direct_bits;
+        let mut at = self.direct.get(Self::direct_index(key))?.node;
+        let mut offset = DIRECT;
         while let Some(node) = self.nodes.get(at as usize).copied() {
             let slot = Self::slot(key, offset);
             let mut matches = node.internal & COVERS.get(slot).copied().unwrap_or(0);
@@ -297,7 +285,7 @@ impl Lpm {
             at = self.child(at, slot).unwrap_or(NO_NODE);
             offset += STRIDE;
         }
-        best.or_else(|| short(self.direct_bits))
+        best.or_else(|| short(DIRECT))
     }
 
     /// Longest prefix that holds `key`: its value and length. Slower than [`Lpm::lookup`].
@@ -317,13 +305,13 @@ impl Lpm {
 
     /// Sets the value of a prefix (host bits zero); returns the former value. `value` must not be 0.
     pub(crate) fn insert(&mut self, key: u128, len: u32, value: u32) -> Option<u32> {
-        if len < self.direct_bits {
+        if len < DIRECT {
             let former = self.short.insert((len, key), value);
             self.len += usize::from(former.is_none());
             self.expand_short(key, len);
             return former;
         }
-        let index = self.direct_index(key);
+        let index = Self::direct_index(key);
         let entry = self.direct.get(index).copied()?;
         let mut at = entry.node;
         if at == NO_NODE {
@@ -332,7 +320,7 @@ impl Lpm {
             self.nodes.set(at as usize, EMPTY);
             self.direct.set(index, Direct { node: at, ..entry });
         }
-        let mut offset = self.direct_bits;
+        let mut offset = DIRECT;
         while len >= offset + STRIDE {
             at = self.ensure_child(at, Self::slot(key, offset));
             offset += STRIDE;
@@ -360,17 +348,17 @@ impl Lpm {
 
     /// Takes a prefix out; returns its value.
     pub(crate) fn remove(&mut self, key: u128, len: u32) -> Option<u32> {
-        if len < self.direct_bits {
+        if len < DIRECT {
             let former = self.short.remove(&(len, key))?;
             self.len -= 1;
             self.expand_short(key, len);
             return Some(former);
         }
-        let index = self.direct_index(key);
+        let index = Self::direct_index(key);
         let entry = self.direct.get(index).copied()?;
         let mut path = Vec::with_capacity(24);
         let mut at = entry.node;
-        let mut offset = self.direct_bits;
+        let mut offset = DIRECT;
         while len >= offset + STRIDE {
             let slot = Self::slot(key, offset);
             let child = self.child(at, slot)?;
@@ -416,8 +404,8 @@ impl Lpm {
 
     /// Writes the best short prefix into every direct entry below `key/len`.
     fn expand_short(&mut self, key: u128, len: u32) {
-        let first = self.direct_index(key);
-        let count = 1usize << (self.direct_bits - len);
+        let first = Self::direct_index(key);
+        let count = 1usize << (DIRECT - len);
         // every short prefix that can be best somewhere in the range, shortest first
         let relevant: Vec<(u32, u128, u32)> = self
             .short
@@ -429,7 +417,7 @@ impl Lpm {
             .map(|((at, prefix), value)| (*at, *prefix, *value))
             .collect();
         for index in first..first + count {
-            let base = (index as u128) << (128 - self.direct_bits);
+            let base = (index as u128) << (128 - DIRECT);
             let best = relevant
                 .iter()
                 .rev()

@@ -1,11 +1,11 @@
 //! Looking at what lies inside a prefix.
 
-use super::{Lpm, NONE, STRIDE, internal_bit, mask};
+use super::{DIRECT, Lpm, NONE, STRIDE, internal_bit, mask};
 
 impl Lpm {
     /// Whether any prefix longer than `len` lies inside `key/len`.
     pub(crate) fn has_longer(&self, key: u128, len: u32) -> bool {
-        if len < self.direct_bits {
+        if len < DIRECT {
             let mut found = false;
             self.visit(key, len, &mut |_, at, _| {
                 found = at > len;
@@ -34,8 +34,8 @@ impl Lpm {
 
     /// The node that holds prefixes of this length, and how many bits lead to it.
     fn node_of(&self, key: u128, len: u32) -> Option<(u32, u32)> {
-        let mut node = self.direct.get(self.direct_index(key))?.node;
-        let mut offset = self.direct_bits;
+        let mut node = self.direct.get(Self::direct_index(key))?.node;
+        let mut offset = DIRECT;
         while len >= offset + STRIDE {
             node = self.child(node, Self::slot(key, offset))?;
             offset += STRIDE;
@@ -51,15 +51,15 @@ impl Lpm {
                 return;
             }
         }
-        if len < self.direct_bits {
-            let first = self.direct_index(key);
-            let count = 1usize << (self.direct_bits - len);
+        if len < DIRECT {
+            let first = Self::direct_index(key);
+            let count = 1usize << (DIRECT - len);
             for index in first..first + count {
                 let Some(entry) = self.direct.get(index) else {
                     return;
                 };
-                let base = (index as u128) << (128 - self.direct_bits);
-                if !self.visit_node(entry.node, base, self.direct_bits, f) {
+                let base = (index as u128) << (128 - DIRECT);
+                if !self.visit_node(entry.node, base, DIRECT, f) {
                     return;
                 }
             }
