@@ -11,10 +11,15 @@ pub mod dtcp;
 #[cfg(feature = "e2e")]
 pub mod e2e;
 mod egress;
+pub mod environment;
+#[cfg(feature = "e2e")]
+pub mod error;
 pub mod frame;
 pub mod fuzz_targets;
 pub mod latency;
 pub mod mutate;
+#[cfg(feature = "e2e")]
+pub mod pktgen;
 pub mod population;
 pub mod relay;
 pub mod replay;

@@ -5,12 +5,14 @@
 //! the kernel lets of the daemon's own control threads share the other.
 
 use super::account::{self, Account};
-use super::controller::{Controller, Job, Said};
-use super::generator::{Pace, Seat};
+use super::controller::{Controller, Job, Load, Said};
 use super::lab::Lab;
-use super::rig::{self, ATTEMPTS, Rig};
+use super::rig::Rig;
 use super::trial::Plan;
 use super::{Context, Error};
+use crate::pktgen::pace::Pace;
+use crate::pktgen::role::Seat;
+use crate::pktgen::search::ATTEMPTS;
 use serde::Serialize;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -97,8 +99,7 @@ struct Bench<'a> {
 pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, Error> {
     let mut rig = Rig::start(lab, plan, tunnels)?;
     let (load, resident) = (rig.load, rig.daemon.resident()?.0);
-    let flat_out = rig.flat_out()?;
-    let loss_free = rig.loss_free(flat_out)?;
+    let (flat_out, loss_free) = rig.rates()?;
     let mut bench = Bench {
         rig,
         plan,
@@ -137,13 +138,13 @@ impl Bench<'_> {
         let before = self.rig.account()?;
         let worker = self.rig.daemon.worker_on_cpu()?;
         let began = Instant::now();
-        self.rig.generator.tell(&rig::pace(mpps))?;
+        self.rig.tester.generator.tell(&Pace::mpps(mpps).line())?;
         std::thread::sleep(AROUND);
         self.happen(event)?;
         std::thread::sleep(AROUND);
         let worker = self.rig.daemon.worker_on_cpu()? - worker;
         let seconds = began.elapsed().as_secs_f64();
-        self.rig.generator.tell(&Pace::Paused.line())?;
+        self.rig.tester.generator.tell(&Pace::Paused.line())?;
         let after = self.rig.account()?;
         let account = account::between(&before, &after);
         Ok(Phase {
@@ -157,7 +158,7 @@ impl Bench<'_> {
 
     fn happen(&mut self, event: Event) -> Result<(), Error> {
         let job = Job {
-            tunnels: self.tunnels,
+            load: Load::SixInFour(self.tunnels),
             changed: Some(self.changed),
             seat: Some(Seat {
                 cpu: self.plan.generator_cpu,
