@@ -12,7 +12,6 @@ pub mod dtcp;
 pub mod e2e;
 mod egress;
 pub mod environment;
-#[cfg(feature = "e2e")]
 pub mod error;
 pub mod frame;
 pub mod fuzz_targets;
@@ -26,3 +25,4 @@ pub mod replay;
 pub mod rng;
 pub mod seeds;
 pub mod statistics;
+pub mod summary;

@@ -8,11 +8,14 @@ use sixferry_bench::error::{Context, Error};
 use sixferry_bench::pktgen::generator::{self, Choice};
 use sixferry_bench::pktgen::role::Seat;
 use sixferry_bench::pktgen::sizes::Sizes;
-use sixferry_bench::pktgen::traffic::{Addresses, Encapsulation, TEREDO_PORT, Traffic};
-use sixferry_bench::pktgen::{operate, sink};
+use sixferry_bench::pktgen::traffic::{Addresses, Encapsulation, TAG_LEN, TEREDO_PORT, Traffic};
+use sixferry_bench::pktgen::{self, measure, operate};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Frames between two with a time tag when delays are measured.
+const TAG_EVERY: u32 = 16;
 
 /// Sends test traffic to a relay, or counts what comes out of one. Needs root.
 ///
@@ -30,6 +33,8 @@ enum Verb {
     Send(Box<Send>),
     /// Count and drop the generator's frames that arrive at an interface, and all others
     Sink(SinkArgs),
+    /// Flat-out rate, loss-free rate and delays of what is between two interfaces of this host
+    Measure(Box<Measure>),
     /// Take orders from standard input, for benches
     #[command(hide = true)]
     Obey {
@@ -54,10 +59,9 @@ enum Part {
     },
 }
 
+/// What to send; the same for all that sends.
 #[derive(Args)]
-struct Send {
-    /// Where frames leave
-    interface: String,
+struct Frames {
     /// Hardware address of the device under test
     #[arg(long, value_name = "MAC", value_parser = operate::mac)]
     to_mac: [u8; 6],
@@ -67,12 +71,6 @@ struct Send {
     /// Frames a second, as in 250000, 500k or 1.5M; by default as many as go
     #[arg(long, value_parser = operate::rate)]
     rate: Option<u64>,
-    /// Seconds; by default until --count frames are sent, or until interrupted
-    #[arg(long, value_name = "SECONDS", value_parser = operate::seconds)]
-    duration: Option<Duration>,
-    /// Frames
-    #[arg(long)]
-    count: Option<u64>,
     /// What is around the IPv6 packets
     #[arg(long, value_name = "KIND", default_value = "6in4")]
     encap: Encapsulation,
@@ -83,9 +81,6 @@ struct Send {
     /// by default the shortest
     #[arg(long, value_name = "BYTES")]
     size: Option<Sizes>,
-    /// Put a time tag at the end of every so many frames; 0: none
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    tag_every: u32,
     /// IPv4 address of the relay: the outer destination
     #[arg(long, default_value_t = Addresses::default().relay)]
     relay: Ipv4Addr,
@@ -105,18 +100,16 @@ struct Send {
     /// The address on the native side: inner destination, or source of native packets
     #[arg(long, default_value_t = Addresses::default().native)]
     native: Ipv6Addr,
-    /// How to send
-    #[arg(long, default_value = "auto")]
-    mode: Choice,
-    /// Stay on this CPU
-    #[arg(long)]
-    cpu: Option<usize>,
     /// Frames of one go: fewer leave more evenly and cost more
     #[arg(long, default_value_t = Traffic::default().batch)]
     batch: u32,
     /// Frames that are sent at once to catch up after the generator had no CPU
     #[arg(long, default_value_t = Traffic::default().catch_up)]
     catch_up: u32,
+}
+
+#[derive(Args)]
+struct Show {
     /// Write the result as JSON
     #[arg(long)]
     json: bool,
@@ -126,38 +119,96 @@ struct Send {
 }
 
 #[derive(Args)]
+struct Until {
+    /// Seconds; by default until --count frames, or until interrupted
+    #[arg(long, value_name = "SECONDS", value_parser = operate::seconds)]
+    duration: Option<Duration>,
+    /// Frames; a sink with --duration fails when fewer have arrived
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+#[derive(Args)]
+struct Send {
+    /// Where frames leave
+    interface: String,
+    #[command(flatten)]
+    frames: Frames,
+    #[command(flatten)]
+    until: Until,
+    /// Put a time tag at the end of every so many frames; 0: none
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    tag_every: u32,
+    /// How to send
+    #[arg(long, default_value = "auto")]
+    mode: Choice,
+    /// Stay on this CPU
+    #[arg(long)]
+    cpu: Option<usize>,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Args)]
+struct Measure {
+    /// Where frames leave
+    generator: String,
+    /// Where they arrive when the device has dealt with them
+    sink: String,
+    #[command(flatten)]
+    frames: Frames,
+    /// Seconds of each trial
+    #[arg(long, value_name = "SECONDS", value_parser = operate::seconds, default_value = "2")]
+    trial: Duration,
+    /// How often to measure all
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Share of the frames that may be lost in the search for the loss-free rate
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
+    /// The generator's CPU
+    #[arg(long, default_value_t = 0)]
+    cpu: usize,
+    #[command(flatten)]
+    show: Show,
+}
+
+#[derive(Args)]
 struct SinkArgs {
     /// Where frames arrive
     interface: String,
-    /// Seconds; by default until interrupted
-    #[arg(long, value_name = "SECONDS", value_parser = operate::seconds)]
-    duration: Option<Duration>,
-    /// End when so many frames have arrived; with --duration, fail when they have not
-    #[arg(long)]
-    count: Option<u64>,
-    /// Write the result as JSON
-    #[arg(long)]
-    json: bool,
-    /// No line a second on standard error
-    #[arg(long)]
-    quiet: bool,
+    #[command(flatten)]
+    until: Until,
+    #[command(flatten)]
+    show: Show,
 }
 
-impl Send {
-    fn job(self) -> Result<operate::Send, Error> {
-        let sizes = self.size.unwrap_or_else(|| {
-            let tag = if self.tag_every > 0 { 12 } else { 0 };
-            Sizes::one(self.encap.frame_min() + tag)
-        });
+impl From<Show> for operate::Output {
+    fn from(Show { json, quiet }: Show) -> Self {
+        Self { json, quiet }
+    }
+}
+
+impl From<Until> for operate::End {
+    fn from(Until { duration, count }: Until) -> Self {
+        Self { duration, count }
+    }
+}
+
+impl Frames {
+    fn traffic(self, interface: &str, tag_every: u32) -> Result<Traffic, Error> {
         let source_mac = match self.from_mac {
             Some(mac) => mac,
-            None => operate::interface_mac(&self.interface)?,
+            None => operate::interface_mac(interface)?,
         };
-        let traffic = Traffic {
+        Ok(Traffic {
+            sizes: self.size.unwrap_or_else(|| {
+                let tag = if tag_every > 0 { TAG_LEN } else { 0 };
+                Sizes::one(self.encap.frame_min() + tag)
+            }),
             encapsulation: self.encap,
             flows: self.flows,
-            sizes,
-            tag_every: self.tag_every,
+            tag_every,
             catch_up: self.catch_up,
             batch: self.batch,
             addresses: Addresses {
@@ -171,39 +222,52 @@ impl Send {
                 native: self.native,
             },
             routes: false,
-        };
-        Ok(operate::Send {
-            traffic,
-            interface: self.interface,
-            rate: self.rate,
-            choice: self.mode,
-            cpu: self.cpu,
-            end: operate::End {
-                duration: self.duration,
-                count: self.count,
-            },
-            output: operate::Output {
-                json: self.json,
-                quiet: self.quiet,
-            },
         })
     }
 }
 
+fn send(args: Send) -> Result<bool, Error> {
+    operate::send(&operate::Send {
+        rate: args.frames.rate,
+        traffic: args.frames.traffic(&args.interface, args.tag_every)?,
+        interface: args.interface,
+        choice: args.mode,
+        cpu: args.cpu,
+        end: args.until.into(),
+        output: args.show.into(),
+    })
+}
+
+fn measure(args: Measure) -> Result<bool, Error> {
+    let rate = args.frames.rate;
+    let traffic = args.frames.traffic(&args.generator, TAG_EVERY)?;
+    traffic.check().during("the traffic")?;
+    measure::run(&measure::Measure {
+        traffic,
+        generator: args.generator,
+        sink: args.sink,
+        rate,
+        loss: args.loss,
+        trial: args.trial,
+        rounds: args.rounds,
+        cpu: args.cpu,
+        output: args.show.into(),
+    })
+}
+
+fn sink(args: SinkArgs) -> Result<bool, Error> {
+    operate::sink(&operate::SinkJob {
+        interface: args.interface,
+        end: args.until.into(),
+        output: args.show.into(),
+    })
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
-        Verb::Send(send) => send.job().and_then(|job| operate::send(&job)),
-        Verb::Sink(args) => operate::sink(&operate::SinkJob {
-            interface: args.interface,
-            end: operate::End {
-                duration: args.duration,
-                count: args.count,
-            },
-            output: operate::Output {
-                json: args.json,
-                quiet: args.quiet,
-            },
-        }),
+        Verb::Send(args) => send(*args),
+        Verb::Sink(args) => sink(args),
+        Verb::Measure(args) => measure(*args),
         Verb::Obey { part } => obey(part).map(|()| true),
     };
     match outcome {
@@ -218,7 +282,7 @@ fn main() -> ExitCode {
 
 fn obey(part: Part) -> Result<(), Error> {
     match part {
-        Part::Sink { interface } => sink::obey(&interface),
+        Part::Sink { interface } => pktgen::sink::obey(&interface),
         Part::Generator {
             interface,
             traffic,

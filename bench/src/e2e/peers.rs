@@ -85,9 +85,11 @@ impl<'a> Forwarding<'a> {
 
     fn switch(&self, on: bool) -> Result<(), Error> {
         let value = u8::from(on);
+        let route = if on { "replace" } else { "del" };
         let script = format!(
             "echo {value} > /sys/class/net/dut0/threaded
-             echo {value} > /proc/sys/net/ipv6/conf/all/forwarding"
+             echo {value} > /proc/sys/net/ipv6/conf/all/forwarding
+             ip -6 route {route} 2a00::/16 via 2001:db8:2::2"
         );
         let mut command = self.0.command(Place::Device, Path::new("sh"));
         run(command.args(["-ec", &script]))

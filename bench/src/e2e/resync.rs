@@ -64,6 +64,8 @@ pub struct Report {
     flat_out_mpps: f64,
     loss_free_mpps: f64,
     asked_mpps: f64,
+    /// Packets lost in the last attempt of each event.
+    lost: i64,
     /// Every attempt, in order.
     phases: Vec<Phase>,
 }
@@ -71,17 +73,24 @@ pub struct Report {
 impl Report {
     /// Whether every event had an attempt, in each round, without a lost packet.
     #[must_use]
-    pub fn is_clean(&self) -> bool {
-        // an attempt that lost something is followed by another of the same event, if there was one
-        let mut last = self.phases.iter().peekable();
-        while let Some(phase) = last.next() {
-            let repeated = last.peek().is_some_and(|next| next.event == phase.event);
-            if !phase.is_clean() && !repeated {
-                return false;
-            }
-        }
-        true
+    pub const fn is_clean(&self) -> bool {
+        self.lost == 0
     }
+}
+
+/// Packets lost in the last attempt of each event: one that lost something is followed by another, if
+/// there was one left.
+fn lost(phases: &[Phase]) -> i64 {
+    let mut lost = 0;
+    for (at, phase) in phases.iter().enumerate() {
+        let repeated = phases
+            .get(at + 1)
+            .is_some_and(|next| next.event == phase.event);
+        if !repeated {
+            lost += phase.account.lost();
+        }
+    }
+    lost
 }
 
 struct Bench<'a> {
@@ -129,6 +138,7 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, 
         flat_out_mpps: flat_out,
         loss_free_mpps: loss_free,
         asked_mpps: asked,
+        lost: lost(&phases),
         phases,
     })
 }

@@ -14,6 +14,7 @@
 pub mod generator;
 pub mod histogram;
 pub mod live;
+pub mod measure;
 pub mod operate;
 pub mod pace;
 pub mod remote;

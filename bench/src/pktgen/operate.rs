@@ -251,7 +251,7 @@ fn summary(received: &Received) -> String {
     text
 }
 
-fn print<T: Serialize>(
+pub(super) fn print<T: Serialize>(
     output: Output,
     value: &T,
     text: impl FnOnce() -> String,
