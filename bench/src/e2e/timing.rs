@@ -23,6 +23,8 @@ const STEPS: u32 = 6;
 const BEYOND: f64 = 1.1;
 /// Frames a second of an idle device: each has left before the next comes.
 const IDLE: u64 = 10_000;
+/// Streams of which the quietest counts where delays are measured.
+const QUIETEST_OF: usize = 5;
 /// Each so many frames one is tagged where the rate counts.
 const TAG_EVERY: u32 = 16;
 /// Frames of one go: a tagged frame must not wait for the rest of its batch.
@@ -96,13 +98,13 @@ impl Round {
         let half_mpps = reference.flat_out_mpps.min(relay.flat_out_mpps) / 2.0;
         for (through, device) in [&mut reference, &mut relay].into_iter().zip(devices) {
             let mut bench = Bench::start(lab, device, plan, &at_half(plan), "sink0")?;
-            let outcome = bench.sound(Pace::mpps(half_mpps), plan.window)?;
+            let outcome = bench.quietest(Pace::mpps(half_mpps), plan.window / 2)?;
             through.delays = outcome.delays;
             through.generator_share = outcome.generator_share;
         }
         let echo = |device| -> Result<Delays, Error> {
             let mut bench = Bench::start(lab, device, plan, &idle(plan), "gen0")?;
-            let outcome = bench.sound(Pace::PerSecond(IDLE), plan.window)?;
+            let outcome = bench.quietest(Pace::PerSecond(IDLE), plan.window / 2)?;
             if outcome.delays.count < outcome.sent / 2 {
                 return Err("frames do not come back").during("the echo");
             }
@@ -195,6 +197,23 @@ impl<'a> Bench<'a> {
             tester,
             _device: device,
         })
+    }
+
+    /// Of some streams the one with the shortest long delays: other work on the machine that takes the
+    /// worker's CPU adds milliseconds, and can only add.
+    fn quietest(&mut self, pace: Pace, time: Duration) -> Result<Outcome, Error> {
+        let stream = Stream {
+            pace,
+            length: Length::Time(time),
+        };
+        let mut best = self.tester.run(&stream)?;
+        for _ in 1..QUIETEST_OF {
+            let outcome = self.tester.run(&stream)?;
+            if outcome.delays.count > 0 && outcome.delays.p999 < best.delays.p999 {
+                best = outcome;
+            }
+        }
+        Ok(best)
     }
 
     /// A stream whose generator had its CPU, or the last of some attempts.

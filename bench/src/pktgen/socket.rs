@@ -2,7 +2,7 @@
 
 use super::pace::Orders;
 use super::role::{self, Reading, Seat};
-use super::traffic::{self, Traffic};
+use super::traffic::{self, TAG_LEN, Traffic};
 use crate::error::{Context, Error};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::LinkAddr;
@@ -153,8 +153,9 @@ impl Frames {
         let is_tagged = every > 0 && self.number.is_multiple_of(every);
         if is_tagged {
             traffic::tag(&mut self.buffer[..len], role::now());
-        } else {
-            self.buffer[len - 4..len].fill(0);
+        } else if every > 0 {
+            // the buffer may still hold one
+            self.buffer[len - TAG_LEN..len].fill(0);
         }
         self.number = self.number.wrapping_add(1);
         (len, is_tagged)
@@ -214,5 +215,42 @@ impl Sender {
         add(&self.counts.tagged, u64::from(is_tagged));
         add(&self.counts.bytes, len as u64);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pktgen::sizes::Sizes;
+
+    fn frames(sizes: Sizes, tag_every: u32, count: usize) -> Vec<(Vec<u8>, bool)> {
+        let mut frames = Frames::new(&Traffic {
+            sizes,
+            tag_every,
+            ..Traffic::default()
+        });
+        (0..count)
+            .map(|_| {
+                let (len, is_tagged) = frames.prepare();
+                (frames.buffer[..len].to_vec(), is_tagged)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_tag_is_on_the_frames_that_are_to_have_one_only() {
+        let mix = "120:1,94:1".parse().expect("sizes");
+        for (at, (bytes, is_tagged)) in frames(mix, 4, 16).into_iter().enumerate() {
+            assert_eq!(is_tagged, at % 4 == 0);
+            let end = &bytes[bytes.len() - TAG_LEN..];
+            assert_eq!(end.starts_with(b"sxft"), is_tagged, "frame {at}");
+        }
+    }
+
+    #[test]
+    fn without_tags_the_shortest_frame_is_all_headers() {
+        let (bytes, _) = frames(Sizes::one(82), 0, 1).remove(0);
+        // the inner UDP header: its ports, its length, its checksum
+        assert_eq!(bytes[74..], [0xc0, 0, 0, 9, 0, 8, 0x12, 0x34]);
     }
 }
