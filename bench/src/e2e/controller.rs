@@ -57,7 +57,7 @@ impl Load {
         [kind.to_owned(), count.to_string()]
     }
 
-    /// What [`Load::words`] says.
+    /// From the words of a control process's command line.
     ///
     /// # Errors
     /// When it is something else.
