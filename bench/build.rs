@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, exit};
 
-const PROGRAMS: [&str; 2] = ["generator", "sink"];
+const PROGRAMS: [&str; 4] = ["bare", "decap", "generator", "sink"];
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");

@@ -8,7 +8,7 @@ arguments=(--locked --workspace)
 ignored=()
 if [ "$(id -u)" = 0 ]; then
   export SIXFERRY_REQUIRE=${SIXFERRY_REQUIRE-afxdp,sit,qemu}
-  arguments+=(--features sixferry-vectors/steering)
+  arguments+=(--features sixferry-vectors/steering,sixferry-bench/e2e)
   ignored=(--run-ignored all)
 else
   echo "test: not root: tests in namespaces with real peers are left out" >&2

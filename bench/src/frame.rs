@@ -64,30 +64,42 @@ pub fn write_with(out: &mut [u8], flow: &Flow, ports: Option<[u16; 2]>) -> usize
         ether::TYPE_IPV6
     };
     ether::emit(chunk(out, 0), RELAY_MAC, OUTSIDE_MAC, ether_type);
-    let payload_len = flow.inner_len - ipv6::HEADER_LEN;
+    let len = at + flow.inner_len;
+    assert!(len <= out.len(), "a frame of {len} bytes does not fit");
+    write_inner(&mut out[at..len], flow.src, flow.dst);
+    len
+}
+
+/// Writes IPv6 and UDP headers of a packet that fills `out`.
+///
+/// # Panics
+/// When `out` cannot hold the IPv6 header.
+pub fn write_inner(out: &mut [u8], src: u128, dst: u128) {
+    let payload_len = out.len() - ipv6::HEADER_LEN;
     let repr = ipv6::Repr {
         payload_len: small(payload_len),
         next_header: 17,
         hop_limit: 64,
-        src: flow.src,
-        dst: flow.dst,
+        src,
+        dst,
     };
-    repr.emit(chunk(out, at));
+    repr.emit(chunk(out, 0));
     if payload_len >= 8 {
         let [l0, l1] = small(payload_len).to_be_bytes();
         // to the discard port; nobody looks at the checksum on the way
-        *chunk(out, at + ipv6::HEADER_LEN) = [0xc0, 0, 0, 9, l0, l1, 0x12, 0x34];
+        *chunk(out, ipv6::HEADER_LEN) = [0xc0, 0, 0, 9, l0, l1, 0x12, 0x34];
     }
-    let len = at + flow.inner_len;
-    assert!(len <= out.len(), "a frame of {len} bytes does not fit");
-    len
 }
 
 fn small(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
 }
 
-fn chunk<const N: usize>(out: &mut [u8], at: usize) -> &mut [u8; N] {
+/// `N` bytes of a frame.
+///
+/// # Panics
+/// When they are not there.
+pub(crate) fn chunk<const N: usize>(out: &mut [u8], at: usize) -> &mut [u8; N] {
     out.get_mut(at..)
         .and_then(<[u8]>::first_chunk_mut)
         .expect("the frame holds all headers")

@@ -11,16 +11,21 @@ pub mod dtcp;
 #[cfg(feature = "e2e")]
 pub mod e2e;
 mod egress;
+pub mod environment;
+pub mod error;
 pub mod frame;
 mod fuzz_dtcp;
 pub mod fuzz_targets;
 pub mod goals;
 pub mod latency;
 pub mod mutate;
+#[cfg(feature = "e2e")]
+pub mod pktgen;
 pub mod population;
 pub mod relay;
 pub mod replay;
 pub mod rng;
 pub mod seeds;
 pub mod statistics;
+pub mod summary;
 pub mod yardstick;

@@ -104,16 +104,9 @@ impl Population {
         for peer in &peers {
             ids.push(insert(&mut builder, *peer, &[], EncapKind::SixInFour)?);
         }
-        let mut rng = Rng::new(0x5ca7_7e4d);
-        let mut seen = HashSet::new();
         let mut destinations = Vec::new();
-        while destinations.len() < count {
-            let len = route_len(&mut rng);
-            let prefix = Ipv6Prefix::containing(scattered(&mut rng), len);
-            if !seen.insert(prefix) {
-                continue;
-            }
-            let at = destinations.len() % ids.len();
+        for (at, prefix) in route_prefixes(count).enumerate() {
+            let at = at % ids.len();
             builder.set_route6(prefix, RouteSource::Api, Route::Tunnel(ids[at]));
             let peer = peers[at];
             destinations.push(Destination { peer, prefix });
@@ -266,6 +259,18 @@ fn scattered(rng: &mut Rng) -> Ipv6Addr {
     let allocation = (rng.below(24_000) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 35;
     let top = 0x2000_0000 | allocation & 0x1fff_ffff;
     Ipv6Addr::from(u128::from(top) << 96 | u128::from(rng.bits() & 0xffff_ffff) << 64)
+}
+
+/// `count` different prefixes of all usual lengths, in random places.
+pub fn route_prefixes(count: usize) -> impl Iterator<Item = Ipv6Prefix> {
+    let mut rng = Rng::new(0x5ca7_7e4d);
+    let mut seen = HashSet::new();
+    std::iter::repeat_with(move || {
+        let len = route_len(&mut rng);
+        Ipv6Prefix::containing(scattered(&mut rng), len)
+    })
+    .filter(move |prefix| seen.insert(*prefix))
+    .take(count)
 }
 
 /// Prefix lengths in about the shares of the global table.

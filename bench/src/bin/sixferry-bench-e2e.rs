@@ -2,20 +2,25 @@
 
 #![forbid(unsafe_code)]
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
-use sixferry_bench::e2e::controller::{self, Job};
-use sixferry_bench::e2e::generator::{self, Seat, Traffic};
-use sixferry_bench::e2e::lab::{self, Lab, Place};
+use sixferry_bench::e2e::controller::{self, Job, Load};
+use sixferry_bench::e2e::lab::{self, Lab};
+use sixferry_bench::e2e::matrix::{self, PAIRS};
 use sixferry_bench::e2e::reference::{self, Work};
-use sixferry_bench::e2e::report::{Pair, Report};
-use sixferry_bench::e2e::trial::{self, Device, Plan, Test, Trial};
-use sixferry_bench::e2e::{Context, Error, floods, resync, sink};
+use sixferry_bench::e2e::report::{Report, Skipped};
+use sixferry_bench::e2e::trial::{self, Plan, Test, Trial};
+use sixferry_bench::e2e::{Context, Error, floods, peers, resync, timing};
+use sixferry_bench::environment::{self, Environment};
+use sixferry_bench::pktgen::role::Seat;
+use sixferry_bench::pktgen::sizes::Sizes;
+use sixferry_bench::pktgen::traffic::{Encapsulation, Traffic};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// The tests that are none of the rounds.
+const TIMING: &str = "timing";
 const RESYNC: &str = "resync";
 const FLOODS: &str = "floods";
 /// Tries of a trial in which generator or device lack CPU time.
@@ -40,7 +45,7 @@ struct Bench {
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
     /// Length of the generated frames, without FCS: 82 to 1480
-    #[arg(long, default_value_t = generator::FRAME_MIN)]
+    #[arg(long, default_value_t = Encapsulation::SixInFour.frame_min())]
     frame_len: usize,
     /// Also measure with so many tunnels, a power of two
     #[arg(long, default_value_t = 1 << 20)]
@@ -51,11 +56,14 @@ struct Bench {
     /// Where the figures go, as JSON
     #[arg(long, default_value = "target/bench/e2e.json")]
     json: PathBuf,
+    /// Rounds of loss-free rates, delays and idle round trips
+    #[arg(long, default_value_t = 5)]
+    timing_rounds: u32,
     /// How often a control process dies and another re-syncs all tunnels
     #[arg(long, default_value_t = 2)]
     events: u32,
-    /// Run only these tests; `resync` is the one with a control process under traffic, `floods` the
-    /// one in which most packets are bad
+    /// Run only these tests; `timing` has loss-free rates, delays and idle round trips, `resync` a
+    /// control process under traffic, and in `floods` most packets are bad
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -64,24 +72,17 @@ struct Bench {
 #[derive(Subcommand)]
 enum Role {
     #[command(hide = true)]
-    Generator {
-        interface: String,
+    DecapInKernel {
+        ingress: String,
+        egress: String,
         #[arg(long)]
-        kind: Kind,
-        #[arg(long)]
-        flows: u32,
-        #[arg(long)]
-        frame_len: usize,
-        #[arg(long)]
-        cpu: usize,
-        #[arg(long, allow_hyphen_values = true)]
-        nice: i32,
+        tunnels: u32,
     },
     #[command(hide = true)]
     Controller {
         socket: PathBuf,
-        #[arg(long)]
-        tunnels: u32,
+        kind: String,
+        count: u32,
         #[arg(long)]
         changed: Option<u32>,
         #[arg(long)]
@@ -89,8 +90,6 @@ enum Role {
         #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
         nice: i32,
     },
-    #[command(hide = true)]
-    Sink { interface: String },
     #[command(hide = true)]
     Reference {
         work: Work,
@@ -100,109 +99,6 @@ enum Role {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Kind {
-    #[value(name = "6in4")]
-    SixInFour,
-    Ipv6,
-}
-
-const SINK: Option<(Place, &str)> = Some((Place::Sink, "sink0"));
-
-fn tests(tunnels: u32) -> Vec<Test> {
-    let test = |name, text, device, tunnelled, counted| Test {
-        name,
-        text,
-        device,
-        tunnelled,
-        counted,
-    };
-    let reference = Device::Reference;
-    let device = Some((Place::Device, "dut0"));
-    let back = Some((Place::Generator, "gen0"));
-    vec![
-        test(
-            "generator",
-            "XDP drop: what is offered",
-            Device::None,
-            true,
-            device,
-        ),
-        test(
-            "rxdrop",
-            "AF_XDP receives and drops",
-            reference("drop"),
-            true,
-            None,
-        ),
-        test(
-            "l2fwd",
-            "AF_XDP sends it back",
-            reference("echo"),
-            true,
-            back,
-        ),
-        test(
-            "ref-decap",
-            "AF_XDP strips, no lookup",
-            reference("decap"),
-            true,
-            SINK,
-        ),
-        test(
-            "decap",
-            "sixferryd, 1 tunnel",
-            Device::Daemon(1),
-            true,
-            SINK,
-        ),
-        test(
-            "decap-many",
-            "sixferryd, many tunnels",
-            Device::Daemon(tunnels),
-            true,
-            SINK,
-        ),
-        test(
-            "ref-encap",
-            "AF_XDP prepends, no lookup",
-            reference("encap"),
-            false,
-            SINK,
-        ),
-        test(
-            "encap",
-            "sixferryd, 1 tunnel",
-            Device::Daemon(1),
-            false,
-            SINK,
-        ),
-        test(
-            "encap-many",
-            "sixferryd, many tunnels",
-            Device::Daemon(tunnels),
-            false,
-            SINK,
-        ),
-    ]
-}
-
-const PAIRS: [Pair; 8] = {
-    const fn pair(test: &'static str, yardstick: &'static str) -> Pair {
-        Pair { test, yardstick }
-    }
-    [
-        pair("decap", "rxdrop"),
-        pair("decap", "l2fwd"),
-        pair("decap", "ref-decap"),
-        pair("decap-many", "ref-decap"),
-        pair("encap", "rxdrop"),
-        pair("encap", "l2fwd"),
-        pair("encap", "ref-encap"),
-        pair("encap-many", "ref-encap"),
-    ]
-};
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.role {
@@ -211,41 +107,31 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
-        Some(Role::Sink { interface }) => sink::run(&interface),
         Some(Role::Reference {
             work,
             interfaces,
             cpu,
         }) => reference::run(work, &interfaces, cpu),
-        Some(Role::Generator {
-            interface,
-            kind,
-            flows,
-            frame_len,
-            cpu,
-            nice,
-        }) => {
-            let traffic = Traffic {
-                tunnelled: matches!(kind, Kind::SixInFour),
-                flows,
-                frame_len,
-            };
-            generator::run(&interface, &traffic, Seat { cpu, nice })
-        }
+        Some(Role::DecapInKernel {
+            ingress,
+            egress,
+            tunnels,
+        }) => peers::decap_in_kernel(&ingress, &egress, tunnels),
         Some(Role::Controller {
             socket,
-            tunnels,
+            kind,
+            count,
             changed,
             cpu,
             nice,
-        }) => {
+        }) => Load::parse(&kind, count).and_then(|load| {
             let job = Job {
-                tunnels,
+                load,
                 changed,
                 seat: cpu.map(|cpu| Seat { cpu, nice }),
             };
             controller::run(&socket, job)
-        }
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -259,7 +145,10 @@ fn main() -> ExitCode {
 /// All that was measured; what was not asked for is absent.
 #[derive(Default, Serialize)]
 struct Measured {
+    environment: Environment,
+    load_after: String,
     throughput: Option<Report>,
+    timing: Option<timing::Report>,
     resync: Option<resync::Report>,
     floods: Option<floods::Report>,
 }
@@ -274,9 +163,9 @@ impl Measured {
 /// Returns whether everything was as it must be, whatever the speed.
 fn bench(args: &Bench) -> Result<bool, Error> {
     let traffic = Traffic {
-        tunnelled: true,
         flows: args.tunnels,
-        frame_len: args.frame_len,
+        sizes: Sizes::one(args.frame_len),
+        ..Traffic::default()
     };
     traffic.check().during("arguments")?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -291,20 +180,30 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         device_cpu: 1,
     };
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let mut tests = tests(args.tunnels);
+    let (mut tests, mut skipped) = matrix::tests(args.tunnels);
+    skipped.retain(|test| wanted(test.name));
     let known = |name: &String| {
-        [RESYNC, FLOODS].contains(&name.as_str()) || tests.iter().any(|test| test.name == *name)
+        [TIMING, RESYNC, FLOODS].contains(&name.as_str())
+            || tests.iter().any(|test| test.name == *name)
     };
     if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
         return Err("no such test").during(unknown);
     }
     tests.retain(|test| wanted(test.name));
     lab::clean_up_when_interrupted()?;
-    let mut measured = Measured::default();
+    let mut measured = Measured {
+        environment: Environment::now(),
+        ..Measured::default()
+    };
     if !tests.is_empty() {
-        let report = throughput(args, &tests, &plan)?;
+        let report = throughput(args, &tests, skipped, &plan)?;
         print!("{report}");
         measured.throughput = Some(report);
+    }
+    if wanted(TIMING) {
+        let report = timings(args, &plan)?;
+        print!("{report}");
+        measured.timing = Some(report);
     }
     if wanted(RESYNC) {
         let report = resync::run(&Lab::new()?, &plan, args.tunnels, args.events)?;
@@ -316,6 +215,7 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         print!("{report}");
         measured.floods = Some(report);
     }
+    measured.load_after = environment::load();
     if let Some(directory) = args.json.parent() {
         std::fs::create_dir_all(directory).during(directory.display().to_string())?;
     }
@@ -324,7 +224,22 @@ fn bench(args: &Bench) -> Result<bool, Error> {
     Ok(measured.is_good())
 }
 
-fn throughput(args: &Bench, tests: &[Test], plan: &Plan) -> Result<Report, Error> {
+fn timings(args: &Bench, plan: &Plan) -> Result<timing::Report, Error> {
+    let mut rounds = Vec::new();
+    for round in 1..=args.timing_rounds {
+        let measured = timing::Round::run(&Lab::new()?, plan)?;
+        eprintln!("[{round}/{}] {measured}", args.timing_rounds);
+        rounds.push(measured);
+    }
+    Ok(timing::Report::new(args.frame_len, rounds))
+}
+
+fn throughput(
+    args: &Bench,
+    tests: &[Test],
+    skipped: Vec<Skipped>,
+    plan: &Plan,
+) -> Result<Report, Error> {
     let mut trials: Vec<Vec<Trial>> = vec![Vec::new(); tests.len()];
     for round in 1..=args.rounds {
         // promiscuous mode and learnt neighbours outlive a test
@@ -335,7 +250,8 @@ fn throughput(args: &Bench, tests: &[Test], plan: &Plan) -> Result<Report, Error
             trials.push(trial);
         }
     }
-    Ok(Report::new(args.frame_len, tests, &trials, &PAIRS))
+    let frame_len = args.frame_len;
+    Ok(Report::new(frame_len, tests, &trials, &PAIRS, skipped))
 }
 
 /// A trial in which everybody had its CPU, or the last of some attempts, which then does not count.

@@ -2,17 +2,13 @@
 
 use super::Error;
 use super::daemon::{Counted, Daemon};
-use super::lab::{Lab, Place, Role};
+use super::lab::{Lab, Place};
+use crate::pktgen::stream::{Tester, settle};
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long packets may be on their way.
-const SETTLE: Duration = Duration::from_secs(3);
 /// Longer than counters of a worker may be old.
 const REFRESH: Duration = Duration::from_millis(1100);
-/// Nothing arrives for so long: nothing is on its way.
-const QUIET: Duration = Duration::from_millis(50);
-
 /// All counters at a moment when nothing is on its way.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Snapshot {
@@ -71,41 +67,17 @@ impl Account {
 ///
 /// # Errors
 /// When somebody does not answer.
-pub fn take(
-    lab: &Lab,
-    daemon: &Daemon,
-    generator: &mut Role,
-    sink: &mut Role,
-) -> Result<Snapshot, Error> {
-    settle(sink)?;
+pub fn take(lab: &Lab, daemon: &Daemon, tester: &mut Tester) -> Result<Snapshot, Error> {
+    settle(&mut tester.sink)?;
     // a worker looks at its sockets' statistics once in this time
     std::thread::sleep(REFRESH);
     let (counted, _) = daemon.counted()?;
     Ok(Snapshot {
-        generated: generator.read()?.packets,
+        generated: tester.generator.read()?.packets,
         counted,
         link_dropped: link_dropped(lab)?,
-        arrived: sink.read()?.packets,
+        arrived: tester.sink.read()?.packets,
     })
-}
-
-/// Waits until nothing arrives any more; returns how much has.
-///
-/// # Errors
-/// When the sink does not answer.
-pub fn settle(sink: &mut Role) -> Result<u64, Error> {
-    let deadline = Instant::now() + SETTLE;
-    let mut arrived = sink.read()?.packets;
-    let mut since = Instant::now();
-    while since.elapsed() < QUIET && Instant::now() < deadline {
-        std::thread::sleep(QUIET / 10);
-        let now = sink.read()?.packets;
-        if now != arrived {
-            arrived = now;
-            since = Instant::now();
-        }
-    }
-    Ok(arrived)
 }
 
 /// What became of the packets between two snapshots.

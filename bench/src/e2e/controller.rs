@@ -1,14 +1,16 @@
 //! A control process: programs tunnels into the daemon, or asserts all of them again.
 
-use super::generator::{FIRST_PEER, Seat, prefix};
 use super::lab::{self, Lab, Place};
 use super::role::{self, READY};
 use super::{Context, Error};
-use crate::population::LOCAL;
+use crate::pktgen::role::Seat;
+use crate::pktgen::traffic::{Addresses, FIRST_PEER, prefix};
+use crate::population::{LOCAL, route_prefixes};
 use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use sixferry_client::{
-    Client, ElectionId, Options, ProgramOptions, ProgramReport, Progress, Target, Tunnel,
+    Client, ElectionId, Encap, Options, ProgramOptions, ProgramReport, Progress, Rebind, Target,
+    Tunnel, UdpEncap,
 };
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -22,11 +24,93 @@ const STEP: u64 = 1 << 14;
 const OTHER_MTU: u16 = 1400;
 const OWNER: &str = "bench";
 
+/// Which tunnels a daemon has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// So many 6in4 tunnels, a /48 each.
+    SixInFour(u32),
+    /// The same in UDP.
+    Udp(u32),
+    /// 6in4 tunnels with so many prefixes of all usual lengths in all.
+    Routes(u32),
+}
+
+/// Tunnels that share the prefixes of [`Load::Routes`]: none gets more than a tunnel may have.
+const ROUTED_TUNNELS: usize = 4096;
+
+impl Load {
+    /// How many tunnels it makes.
+    #[must_use]
+    pub fn tunnels(self) -> u32 {
+        match self {
+            Self::SixInFour(count) | Self::Udp(count) => count,
+            Self::Routes(count) => count.min(ROUTED_TUNNELS as u32),
+        }
+    }
+
+    fn words(self) -> [String; 2] {
+        let (kind, count) = match self {
+            Self::SixInFour(count) => ("6in4", count),
+            Self::Udp(count) => ("udp", count),
+            Self::Routes(count) => ("routes", count),
+        };
+        [kind.to_owned(), count.to_string()]
+    }
+
+    /// From the words of a control process's command line.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn parse(kind: &str, count: u32) -> Result<Self, Error> {
+        match kind {
+            "6in4" => Ok(Self::SixInFour(count)),
+            "udp" => Ok(Self::Udp(count)),
+            "routes" => Ok(Self::Routes(count)),
+            other => Err("6in4, udp or routes").during(other),
+        }
+    }
+
+    fn list(self, changed: Option<u32>) -> Vec<Tunnel> {
+        if let Self::Routes(count) = self {
+            return routed(count as usize);
+        }
+        let is_udp = matches!(self, Self::Udp(_));
+        let mut tunnels: Vec<Tunnel> = (0..self.tunnels())
+            .map(|flow| tunnel(flow, changed))
+            .collect();
+        for tunnel in tunnels.iter_mut().filter(|_| is_udp) {
+            let addresses = Addresses::default();
+            tunnel.encap = Encap::Udp(UdpEncap {
+                remote_port: Some(addresses.peer_port),
+                shared: true,
+                rebind: Rebind::Deny,
+                ..UdpEncap::new(addresses.relay_port)
+            });
+        }
+        tunnels
+    }
+}
+
+fn routed(count: usize) -> Vec<Tunnel> {
+    let mut tunnels: Vec<Tunnel> = (0..ROUTED_TUNNELS.min(count) as u32)
+        .map(|flow| Tunnel {
+            prefixes: Vec::new(),
+            ..tunnel(flow, None)
+        })
+        .collect();
+    let places = tunnels.len();
+    for (at, prefix) in route_prefixes(count).enumerate() {
+        let net = Ipv6Net::new(Ipv6Addr::from(prefix.bits()), prefix.len());
+        tunnels[at % places].prefixes.extend(net);
+    }
+    tunnels
+}
+
 /// What a control process is to do: a re-sync of all tunnels, which loads them the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// How many tunnels there are.
-    pub tunnels: u32,
+    /// Which tunnels there are.
+    pub load: Load,
     /// The one that is to be different.
     pub changed: Option<u32>,
     /// The CPU to stay on, and its weight there; absent: any, before others.
@@ -83,7 +167,7 @@ pub fn run(socket: &Path, job: Job) -> Result<(), Error> {
 async fn work(socket: &Path, job: Job) -> Result<Said, Box<dyn std::error::Error + Send + Sync>> {
     let client = Client::connect(&Target::Unix(socket.to_owned()), &Options::default()).await?;
     let mut session = client.open_session(OWNER, ElectionId::now()).await?;
-    let tunnels = (0..job.tunnels).map(|flow| tunnel(flow, job.changed));
+    let tunnels = job.load.list(job.changed);
     let options = ProgramOptions::default();
     let mut next = STEP;
     let progress = |progress: &Progress| {
@@ -137,7 +221,7 @@ impl Controller {
         let program = std::env::current_exe().during("this program's path")?;
         let mut command = lab.command(Place::Device, &program);
         command.arg("controller").arg(socket);
-        command.args(["--tunnels", &job.tunnels.to_string()]);
+        command.args(job.load.words());
         if let Some(changed) = job.changed {
             command.args(["--changed", &changed.to_string()]);
         }

@@ -1,6 +1,6 @@
 //! `sixferryd` as the device under test.
 
-use super::controller::{Controller, Job, Said};
+use super::controller::{Controller, Job, Load, Said};
 use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
 use super::role;
@@ -72,9 +72,9 @@ impl Daemon {
     ///
     /// # Errors
     /// When the daemon refuses one.
-    pub fn load(&self, lab: &Lab, tunnels: u32) -> Result<(Said, Duration), Error> {
+    pub fn load(&self, lab: &Lab, load: Load) -> Result<(Said, Duration), Error> {
         let job = Job {
-            tunnels,
+            load,
             changed: None,
             seat: None,
         };
@@ -170,7 +170,7 @@ fn text(home: &Path, cpu: usize) -> String {
          [metrics]\nlisten = \"\"\n\
          [router]\naddress = \"{RELAY}\"\n\
          [worker]\ncount = 1\nidle = \"spin\"\npin = true\nfirst_cpu = {cpu}\nframes = {FRAMES}\n\
-         [steering]\nprefixes = [\"2a00::/16\"]\n\
+         [steering]\nprefixes = [\"2000::/3\"]\n\
          [[port]]\nname = \"dut0\"\n\
          [[port]]\nname = \"dut1\"\n"
     )

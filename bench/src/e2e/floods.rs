@@ -7,11 +7,12 @@
 //! flows that are counted.
 
 use super::Error;
-use super::account;
-use super::generator::Pace;
 use super::lab::Lab;
-use super::rig::{self, ATTEMPTS, Rig};
+use super::rig::Rig;
 use super::trial::Plan;
+use crate::pktgen::pace::Pace;
+use crate::pktgen::search::ATTEMPTS;
+use crate::pktgen::stream::settle;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
@@ -61,8 +62,7 @@ impl Report {
 /// What does not start.
 pub fn run(lab: &Lab, plan: &Plan, tunnels: u32) -> Result<Report, Error> {
     let mut rig = Rig::start(lab, plan, tunnels)?;
-    let flat_out = rig.flat_out()?;
-    let loss_free = rig.loss_free(flat_out)?;
+    let (_, loss_free) = rig.rates()?;
     let mut report = Report {
         tunnels,
         loss_free_mpps: loss_free,
@@ -81,18 +81,18 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32) -> Result<Report, Error> {
 }
 
 fn flood(rig: &mut Rig<'_>, plan: &Plan, mpps: f64) -> Result<Phase, Error> {
-    account::settle(&mut rig.sink)?;
-    let arrived = rig.sink.read()?.packets;
-    let from = rig.generator.read()?;
-    let flood = Pace::Flood(rig::per_second(mpps));
-    rig.generator.tell(&flood.line())?;
+    settle(&mut rig.tester.sink)?;
+    let arrived = rig.tester.sink.read()?.packets;
+    let from = rig.tester.generator.read()?;
+    let flood = Pace::Flood((mpps * 1e6) as u64);
+    rig.tester.generator.tell(&flood.line())?;
     std::thread::sleep(FILL);
     let filled = rig.daemon.resident()?.0;
     std::thread::sleep(plan.window * 2);
     let end = rig.daemon.resident()?.0;
-    let to = rig.generator.tell(&Pace::Paused.line())?;
-    let arrived = account::settle(&mut rig.sink)? - arrived;
-    let last = rig.generator.read()?;
+    let to = rig.tester.generator.tell(&Pace::Paused.line())?;
+    let arrived = settle(&mut rig.tester.sink)? - arrived;
+    let last = rig.tester.generator.read()?;
     Ok(Phase {
         seconds: (to.at - from.at) as f64 / 1e9,
         generated: last.packets - from.packets,

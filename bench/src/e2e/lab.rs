@@ -1,15 +1,16 @@
 //! Namespaces and processes of a trial; both go when their guard does.
 
-use super::role::{READY, Reading};
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
+use crate::pktgen;
+pub use crate::pktgen::remote::{Role, weigh};
+use crate::pktgen::role::{FIRST_IN_LINE, Seat};
+use crate::pktgen::traffic::Traffic;
 use crate::population::LOCAL;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +19,9 @@ const PREFIX: &str = "sfb";
 
 /// Exit code after an interrupt, as shells have it.
 const INTERRUPTED: i32 = 130;
+
+/// An address that the device reaches where the tunnels are.
+pub const ECHO: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 4, 0, 0, 0, 0, 2);
 
 /// An IPv6 address of the device.
 pub const RELAY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
@@ -100,7 +104,7 @@ impl Lab {
                 .args(args)
                 .args(["gro", "on", "tx", "off"]))?;
         }
-        let inside = mac_text(INSIDE_MAC);
+        let [inside, outside] = [INSIDE_MAC, OUTSIDE_MAC].map(mac_text);
         for words in [
             format!("addr add {LOCAL}/24 dev dut0"),
             "addr add 198.18.1.1/24 dev dut1".to_owned(),
@@ -111,6 +115,10 @@ impl Lab {
             "route add 10.64.0.0/10 via 198.18.1.2".to_owned(),
             // the native side's /48 (RFC 5180): a host route would be a longer walk than a relay's
             "-6 route add 2001:2::/48 via 2001:db8:2::2".to_owned(),
+            // and one that is reached where the tunnels are: an echo
+            "addr add 2001:db8:1::1/64 dev dut0 nodad".to_owned(),
+            format!("neigh add 2001:db8:1::2 lladdr {outside} dev dut0 nud permanent"),
+            "-6 route add 2001:db8:4::/48 via 2001:db8:1::2".to_owned(),
         ] {
             ip(Device, &words)?;
         }
@@ -233,13 +241,6 @@ pub fn when_interrupted(clean_up: impl FnOnce() + Send + 'static) -> Result<(), 
     Ok(())
 }
 
-/// Weighs a process and its threads against all other sessions of the host: where the kernel groups
-/// tasks by session, a nice value counts only inside of one.
-pub fn weigh(process: u32, nice: i32) {
-    // without such groups there is no file, and the nice value itself counts
-    _ = std::fs::write(format!("/proc/{process}/autogroup"), nice.to_string());
-}
-
 /// What `ip -s -j link` says.
 #[derive(Deserialize)]
 struct Link {
@@ -306,13 +307,28 @@ pub fn run(command: &mut Command) -> Result<(), Error> {
     Err(text).during(action)
 }
 
-/// A process of this program in another role; killed on drop.
-#[derive(Debug)]
-pub struct Role {
-    name: String,
-    child: Child,
-    ask: ChildStdin,
-    answers: BufReader<ChildStdout>,
+impl Lab {
+    /// Starts a generator at `gen0` that waits for orders.
+    ///
+    /// # Errors
+    /// What does not start.
+    pub fn generator(&self, traffic: &Traffic, cpu: usize) -> Result<Role, Error> {
+        let seat = Seat {
+            cpu,
+            nice: FIRST_IN_LINE,
+        };
+        let mut command = self.command(Place::Generator, &pktgen::program()?);
+        pktgen::spawn_generator(&mut command, "gen0", traffic, seat)
+    }
+
+    /// Starts a sink.
+    ///
+    /// # Errors
+    /// What does not start.
+    pub fn sink(&self, place: Place, interface: &str) -> Result<Role, Error> {
+        let mut command = self.command(place, &pktgen::program()?);
+        pktgen::spawn_sink(&mut command, interface, FIRST_IN_LINE)
+    }
 }
 
 impl Role {
@@ -325,89 +341,5 @@ impl Role {
         let program = std::env::current_exe().during("this program's path")?;
         let mut command = lab.command(place, &program);
         Self::spawn(args.join(" "), command.args(args), nice)
-    }
-
-    /// The same with a command that another lab made.
-    ///
-    /// # Errors
-    /// As [`Role::start`].
-    pub fn spawn(name: String, command: &mut Command, nice: i32) -> Result<Self, Error> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .during(&name)?;
-        let ask = child.stdin.take().ok_or("no pipe").during(&name)?;
-        let answers = child.stdout.take().ok_or("no pipe").during(&name)?;
-        let mut role = Self {
-            name,
-            child,
-            ask,
-            answers: BufReader::new(answers),
-        };
-        match role.line()?.as_str() {
-            READY => {
-                weigh(role.child.id(), nice);
-                Ok(role)
-            }
-            other => Err(format!("said `{other}`")).during(&role.name),
-        }
-    }
-
-    fn line(&mut self) -> Result<String, Error> {
-        let mut line = String::new();
-        let read = self.answers.read_line(&mut line).during(&self.name)?;
-        if read == 0 {
-            return Err("ended early").during(&self.name);
-        }
-        Ok(line.trim_end().to_owned())
-    }
-
-    /// Asks for its counters.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn read(&mut self) -> Result<Reading, Error> {
-        self.tell("")
-    }
-
-    /// Gives it a command, and asks for its counters.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn tell(&mut self, command: &str) -> Result<Reading, Error> {
-        self.order(command)?;
-        self.answer()
-    }
-
-    /// Gives it a command without waiting for the answer.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn order(&mut self, command: &str) -> Result<(), Error> {
-        let line = format!("{command}\n");
-        self.ask.write_all(line.as_bytes()).during(&self.name)
-    }
-
-    /// Its answer to the oldest command without one.
-    ///
-    /// # Errors
-    /// When it has ended, or says something else.
-    pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        let line = self.line()?;
-        serde_json::from_str(&line).during(&self.name)
-    }
-
-    /// Its process.
-    #[must_use]
-    pub fn process(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
     }
 }

@@ -12,39 +12,17 @@
 pub mod account;
 pub mod controller;
 pub mod daemon;
+pub mod device;
 pub mod floods;
-pub mod generator;
 pub mod lab;
+pub mod matrix;
+pub mod peers;
 pub mod reference;
 pub mod report;
 pub mod resync;
 pub mod rig;
-pub mod role;
-pub mod sink;
+pub mod timing;
 pub mod trial;
 
-/// What went wrong, with what was being done.
-#[derive(Debug, thiserror::Error)]
-#[error("{action}: {source}")]
-pub struct Error {
-    action: String,
-    source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// Adds what was being done to an error.
-pub trait Context<T> {
-    /// Names the action.
-    ///
-    /// # Errors
-    /// The error, with the action.
-    fn during(self, action: impl Into<String>) -> Result<T, Error>;
-}
-
-impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for Result<T, E> {
-    fn during(self, action: impl Into<String>) -> Result<T, Error> {
-        self.map_err(|error| Error {
-            action: action.into(),
-            source: error.into(),
-        })
-    }
-}
+pub use crate::error::{Context, Error};
+pub use crate::pktgen::role;

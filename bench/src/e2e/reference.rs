@@ -1,10 +1,13 @@
 //! The yardstick: AF_XDP with nothing looked up, over the same sockets and steering as the relay.
 
-use super::generator::{FIRST_PEER, prefix};
 use super::role::{self, Reading};
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, RELAY_MAC};
+use crate::pktgen::traffic::{FIRST_PEER, prefix};
 use crate::population::LOCAL;
+use aya::Ebpf;
+use aya::maps::XskMap;
+use aya::programs::{Xdp, xdp::XdpMode};
 use sixferry_engine::{BATCH_MAX, Frame, FramePool, Port, RxPacket};
 use sixferry_wire::{ether, ipv4};
 use sixferry_xsk::open::{OpenOptions, PortSpec, open};
@@ -14,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
+static BARE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bare.bpf.o"));
+
 /// As many as the relay has.
 pub const FRAMES: u32 = 16_384;
 
@@ -22,6 +27,8 @@ pub const FRAMES: u32 = 16_384;
 pub enum Work {
     /// Gives the frame back: the ceiling of reception.
     Drop,
+    /// The same, with an XDP program that parses nothing: what steering costs.
+    Bare,
     /// Swaps the hardware addresses and sends it back: the ceiling of forwarding.
     Echo,
     /// Strips the outer header, sends by the other port.
@@ -33,7 +40,7 @@ pub enum Work {
 impl Work {
     fn interfaces(self) -> usize {
         match self {
-            Self::Drop | Self::Echo => 1,
+            Self::Drop | Self::Bare | Self::Echo => 1,
             Self::Decap | Self::Encap => 2,
         }
     }
@@ -62,6 +69,12 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
         port.steering.apply(&wanted).during("steering")?;
     }
     let mut worker = set.workers.remove(0);
+    let mut bare = None;
+    if let (Work::Bare, Some(port)) = (work, worker.ports.first()) {
+        // one program fits
+        set.ports.clear();
+        bare = Some(attach_bare(port)?);
+    }
     let taken = Arc::new(AtomicU64::new(0));
     let count = taken.clone();
     let (ready, started) = mpsc::channel();
@@ -84,8 +97,25 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
         })
     })?;
     // detach first; the worker's thread goes with the process
-    drop(set.ports);
+    drop((set.ports, bare));
     Ok(())
+}
+
+/// Gives all that comes to the port's socket.
+fn attach_bare(port: &XskPort) -> Result<Ebpf, Error> {
+    let name = "sixferry_bare";
+    let mut ebpf = Ebpf::load(BARE).during(name)?;
+    let map = ebpf.take_map("sockets").ok_or("no such map");
+    let mut sockets = XskMap::try_from(map.during(name)?).during(name)?;
+    let socket = port.socket_fd().ok_or("closed").during("the socket")?;
+    sockets.set(port.queue(), socket, 0).during("the socket")?;
+    let program = ebpf.program_mut(name).ok_or("no such program");
+    let program: &mut Xdp = program.during(name)?.try_into().during(name)?;
+    program.load().during(name)?;
+    program
+        .attach(port.interface(), XdpMode::Driver)
+        .during(name)?;
+    Ok(ebpf)
 }
 
 /// What the relay would ask for with the bench's tunnels.

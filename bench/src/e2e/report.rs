@@ -31,10 +31,18 @@ pub struct Ratio {
     ratio: Summary,
 }
 
+/// A test that was not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// Its name.
+    pub name: &'static str,
+    /// Why not.
+    pub why: &'static str,
+}
+
 /// The result of a bench.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    kernel: String,
     frame_len: usize,
     rounds: usize,
     /// Trials in which somebody lacked CPU time in spite of repetition; they count in no median and
@@ -42,12 +50,19 @@ pub struct Report {
     rejected: usize,
     tests: Vec<Line>,
     ratios: Vec<Ratio>,
+    skipped: Vec<Skipped>,
 }
 
 impl Report {
     /// Sums up `trials[test][round]`.
     #[must_use]
-    pub fn new(frame_len: usize, tests: &[Test], trials: &[Vec<Trial>], pairs: &[Pair]) -> Self {
+    pub fn new(
+        frame_len: usize,
+        tests: &[Test],
+        trials: &[Vec<Trial>],
+        pairs: &[Pair],
+        skipped: Vec<Skipped>,
+    ) -> Self {
         // a round's place stays where its trial is rejected: ratios are of the same round
         let mpps = |name: &str| {
             let at = tests.iter().position(|test| test.name == name)?;
@@ -70,7 +85,6 @@ impl Report {
             })
         });
         Self {
-            kernel: kernel(),
             frame_len,
             rounds: trials.first().map_or(0, Vec::len),
             rejected: trials
@@ -80,6 +94,7 @@ impl Report {
                 .count(),
             tests: lines.collect(),
             ratios: ratios.collect(),
+            skipped,
         }
     }
 }
@@ -88,17 +103,12 @@ fn flat(rounds: Vec<Option<f64>>) -> Vec<f64> {
     rounds.into_iter().flatten().collect()
 }
 
-fn kernel() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
-    release.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} rounds, frames of {} bytes, Linux {}",
-            self.rounds, self.frame_len, self.kernel
+            "{} rounds, frames of {} bytes",
+            self.rounds, self.frame_len
         )?;
         writeln!(
             f,
@@ -132,6 +142,9 @@ impl fmt::Display for Report {
                 line.ratio.lower_quartile,
                 line.ratio.upper_quartile
             )?;
+        }
+        for Skipped { name, why } in &self.skipped {
+            writeln!(f, "{name}: not measured: {why}")?;
         }
         if self.rejected > 0 {
             writeln!(

@@ -5,12 +5,14 @@
 //! the kernel lets of the daemon's own control threads share the other.
 
 use super::account::{self, Account};
-use super::controller::{Controller, Job, Said};
-use super::generator::{Pace, Seat};
+use super::controller::{Controller, Job, Load, Said};
 use super::lab::Lab;
-use super::rig::{self, ATTEMPTS, Rig};
+use super::rig::Rig;
 use super::trial::Plan;
 use super::{Context, Error};
+use crate::pktgen::pace::Pace;
+use crate::pktgen::role::Seat;
+use crate::pktgen::search::ATTEMPTS;
 use serde::Serialize;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -62,6 +64,8 @@ pub struct Report {
     flat_out_mpps: f64,
     loss_free_mpps: f64,
     asked_mpps: f64,
+    /// Packets lost in the last attempt of each event.
+    lost: i64,
     /// Every attempt, in order.
     phases: Vec<Phase>,
 }
@@ -69,17 +73,24 @@ pub struct Report {
 impl Report {
     /// Whether every event had an attempt, in each round, without a lost packet.
     #[must_use]
-    pub fn is_clean(&self) -> bool {
-        // an attempt that lost something is followed by another of the same event, if there was one
-        let mut last = self.phases.iter().peekable();
-        while let Some(phase) = last.next() {
-            let repeated = last.peek().is_some_and(|next| next.event == phase.event);
-            if !phase.is_clean() && !repeated {
-                return false;
-            }
-        }
-        true
+    pub const fn is_clean(&self) -> bool {
+        self.lost == 0
     }
+}
+
+/// Packets lost in the last attempt of each event: one that lost something is followed by another, if
+/// there was one left.
+fn lost(phases: &[Phase]) -> i64 {
+    let mut lost = 0;
+    for (at, phase) in phases.iter().enumerate() {
+        let repeated = phases
+            .get(at + 1)
+            .is_some_and(|next| next.event == phase.event);
+        if !repeated {
+            lost += phase.account.lost();
+        }
+    }
+    lost
 }
 
 struct Bench<'a> {
@@ -97,8 +108,7 @@ struct Bench<'a> {
 pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, Error> {
     let mut rig = Rig::start(lab, plan, tunnels)?;
     let (load, resident) = (rig.load, rig.daemon.resident()?.0);
-    let flat_out = rig.flat_out()?;
-    let loss_free = rig.loss_free(flat_out)?;
+    let (flat_out, loss_free) = rig.rates()?;
     let mut bench = Bench {
         rig,
         plan,
@@ -128,6 +138,7 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, 
         flat_out_mpps: flat_out,
         loss_free_mpps: loss_free,
         asked_mpps: asked,
+        lost: lost(&phases),
         phases,
     })
 }
@@ -137,13 +148,13 @@ impl Bench<'_> {
         let before = self.rig.account()?;
         let worker = self.rig.daemon.worker_on_cpu()?;
         let began = Instant::now();
-        self.rig.generator.tell(&rig::pace(mpps))?;
+        self.rig.tester.generator.tell(&Pace::mpps(mpps).line())?;
         std::thread::sleep(AROUND);
         self.happen(event)?;
         std::thread::sleep(AROUND);
         let worker = self.rig.daemon.worker_on_cpu()? - worker;
         let seconds = began.elapsed().as_secs_f64();
-        self.rig.generator.tell(&Pace::Paused.line())?;
+        self.rig.tester.generator.tell(&Pace::Paused.line())?;
         let after = self.rig.account()?;
         let account = account::between(&before, &after);
         Ok(Phase {
@@ -157,7 +168,7 @@ impl Bench<'_> {
 
     fn happen(&mut self, event: Event) -> Result<(), Error> {
         let job = Job {
-            tunnels: self.tunnels,
+            load: Load::SixInFour(self.tunnels),
             changed: Some(self.changed),
             seat: Some(Seat {
                 cpu: self.plan.generator_cpu,

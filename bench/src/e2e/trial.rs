@@ -1,12 +1,16 @@
 //! One test: a device under test, a generator, a counter, for a while.
 
 use super::account;
-use super::daemon::Daemon;
-use super::generator::{Pace, Traffic};
+use super::device::{Device, Running};
 use super::lab::{Lab, Place, Role};
-use super::role::{self, Reading};
+use super::role::Reading;
 use super::{Context, Error};
+use crate::pktgen::pace::Pace;
+use crate::pktgen::sizes::Sizes;
+use crate::pktgen::stream::Tester;
+use crate::pktgen::traffic::{Encapsulation, Traffic};
 use serde::Serialize;
+use sixferry_wire::ipv4;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,17 +23,6 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// was not what is measured.
 pub const SHARE_MIN: f64 = 0.85;
 
-/// What stands in the middle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// Nothing: frames are dropped by XDP where they arrive.
-    None,
-    /// The reference worker, with the name of its work.
-    Reference(&'static str),
-    /// The daemon with so many tunnels.
-    Daemon(u32),
-}
-
 /// One line of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Test {
@@ -39,8 +32,8 @@ pub struct Test {
     pub text: &'static str,
     /// The device under test.
     pub device: Device,
-    /// Whether the generator sends tunnel packets.
-    pub tunnelled: bool,
+    /// What the generator sends.
+    pub encapsulation: Encapsulation,
     /// Where packets are counted: at the sink of this place, or by the reference worker.
     pub counted: Option<(Place, &'static str)>,
 }
@@ -102,52 +95,34 @@ impl fmt::Display for Trial {
 /// # Errors
 /// What does not start, and when no packet gets through.
 pub fn run(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
-    let nice = role::FIRST_IN_LINE;
     let mut sink = test
         .counted
-        .map(|(place, interface)| Role::start(lab, place, nice, &["sink", interface]))
+        .map(|(place, interface)| lab.sink(place, interface))
         .transpose()?;
-    let device_cpu = plan.device_cpu.to_string();
-    let (mut daemon, mut worker) = (None, None);
-    match test.device {
-        Device::None => {}
-        Device::Reference(work) => {
-            let args = ["reference", work, "dut0", "dut1", "--cpu", &device_cpu];
-            worker = Some(Role::start(lab, Place::Device, nice, &args)?);
-        }
-        Device::Daemon(tunnels) => {
-            let started = Daemon::start(lab, &plan.daemon, plan.device_cpu)?;
-            started.load(lab, tunnels)?;
-            daemon = Some(started);
-        }
-    }
+    let mut device = Running::start(lab, test.device, plan)?;
     let fresh = account::Snapshot::fresh(lab)?;
-    let mut generator = start_generator(lab, test, plan)?;
-    let counter = sink.as_mut().or(worker.as_mut());
-    await_traffic(counter.ok_or("nobody counts").during(test.name)?).during(test.name)?;
+    let mut generator = lab.generator(&test.traffic(plan), plan.generator_cpu)?;
+    generator.tell(&Pace::Full.line())?;
+    let first = match (&mut sink, &mut device) {
+        (Some(sink), _) => await_traffic(sink),
+        (None, Running::Worker(worker)) => await_traffic(worker),
+        (None, _) => Err("nobody counts".into()),
+    };
+    first.during(test.name)?;
     // the measurement itself: these waits are its length, not a hope that something is ready
     std::thread::sleep(WARM_UP);
     let mut read = || -> Result<[Reading; 3], Error> {
-        let device = match (&daemon, &mut worker) {
-            (Some(daemon), _) => Reading {
-                at: role::now(),
-                packets: 0,
-                on_cpu: daemon.worker_on_cpu()?,
-                ..Reading::default()
-            },
-            (None, Some(worker)) => worker.read()?,
-            (None, None) => Reading::default(),
-        };
-        let counted = sink.as_mut().map_or(Ok(device), Role::read)?;
-        Ok([counted, generator.read()?, device])
+        let own = device.read()?;
+        let counted = sink.as_mut().map_or(Ok(own), Role::read)?;
+        Ok([counted, generator.read()?, own])
     };
     let before = read()?;
     std::thread::sleep(plan.window);
     let after = read()?;
-    let unexplained = match (&daemon, &mut sink) {
-        (Some(daemon), Some(sink)) => {
+    let unexplained = match (&device, sink) {
+        (Running::Daemon(daemon), Some(sink)) => {
             generator.tell(&Pace::Paused.line())?;
-            let total = account::take(lab, daemon, &mut generator, sink)?;
+            let total = account::take(lab, daemon, &mut Tester { generator, sink })?;
             account::between(&fresh, &total).unexplained
         }
         _ => 0,
@@ -165,17 +140,22 @@ pub fn run(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
     })
 }
 
-fn start_generator(lab: &Lab, test: &Test, plan: &Plan) -> Result<Role, Error> {
-    let flows = match test.device {
-        Device::Daemon(tunnels) => tunnels,
-        Device::None | Device::Reference(_) => 1,
-    };
-    let traffic = Traffic {
-        tunnelled: test.tunnelled,
-        flows,
-        frame_len: plan.frame_len,
-    };
-    traffic.start(lab, plan.generator_cpu, role::FIRST_IN_LINE)
+impl Test {
+    fn traffic(&self, plan: &Plan) -> Traffic {
+        let (flows, routes) = self.device.flows();
+        // the packet inside is the same, whatever is around it
+        let outer = self
+            .encapsulation
+            .outer_len()
+            .saturating_sub(ipv4::HEADER_LEN);
+        Traffic {
+            encapsulation: self.encapsulation,
+            flows,
+            sizes: Sizes::one(plan.frame_len + outer),
+            routes,
+            ..Traffic::default()
+        }
+    }
 }
 
 pub(super) fn await_traffic(
@@ -199,44 +179,4 @@ fn rate(from: Reading, to: Reading) -> f64 {
 
 fn per(count: u64, nanoseconds: u64) -> f64 {
     count as f64 / nanoseconds.max(1) as f64
-}
-
-impl Traffic {
-    /// Starts the generator.
-    ///
-    /// # Errors
-    /// What does not start.
-    pub fn start(&self, lab: &Lab, cpu: usize, nice: i32) -> Result<Role, Error> {
-        let (flows, len) = (self.flows.to_string(), self.frame_len.to_string());
-        let (cpu, nice_text) = (cpu.to_string(), nice.to_string());
-        let kind = if self.tunnelled { "6in4" } else { "ipv6" };
-        let args = ["generator", "gen0", "--kind", kind, "--flows", &flows];
-        let more = ["--frame-len", &len, "--cpu", &cpu, "--nice", &nice_text];
-        Role::start(
-            lab,
-            Place::Generator,
-            nice,
-            &[&args[..], &more[..]].concat(),
-        )
-    }
-
-    /// Checks what cannot be generated.
-    ///
-    /// # Errors
-    /// Says why.
-    pub fn check(&self) -> Result<(), String> {
-        if !self.flows.is_power_of_two() || self.flows > 1 << 20 {
-            return Err(format!(
-                "{} flows: need a power of two up to 2^20",
-                self.flows
-            ));
-        }
-        if !(super::generator::FRAME_MIN..=1514).contains(&self.frame_len) {
-            return Err(format!(
-                "frames of {} bytes: need 82 to 1514",
-                self.frame_len
-            ));
-        }
-        Ok(())
-    }
 }

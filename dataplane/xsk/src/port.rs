@@ -88,7 +88,7 @@ impl XskPort {
     }
 
     /// The socket, to put into the map that the XDP program redirects to.
-    pub(crate) fn socket_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn socket_fd(&self) -> Option<BorrowedFd<'_>> {
         self.open.as_ref().map(|open| open.socket.as_fd())
     }
 

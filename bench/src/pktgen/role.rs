@@ -2,7 +2,7 @@
 //! (empty, or what to do from now on), a line of JSON back. Each ends when its standard input does, so
 //! none outlives the bench.
 
-use super::{Context, Error};
+use crate::error::{Context, Error};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,12 @@ pub struct Reading {
     /// Packets besides, such as a relay drops.
     #[serde(default)]
     pub flooded: u64,
+    /// Bytes of the packets, without FCS.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Packets with a time tag.
+    #[serde(default)]
+    pub tagged: u64,
     /// Nanoseconds that its working thread has been on a CPU.
     pub on_cpu: u64,
 }
@@ -41,7 +47,7 @@ pub fn now() -> u64 {
 ///
 /// # Errors
 /// Of standard input and output, and `count`'s.
-pub fn serve(mut count: impl FnMut(&str) -> Result<Reading, Error>) -> Result<(), Error> {
+pub fn serve<T: Serialize>(mut count: impl FnMut(&str) -> Result<T, Error>) -> Result<(), Error> {
     say(READY)?;
     for line in std::io::stdin().lock().lines() {
         let line = line.during("standard input")?;
@@ -59,6 +65,15 @@ pub fn say(line: &str) -> Result<(), Error> {
     writeln!(out, "{line}")
         .and_then(|()| out.flush())
         .during("standard output")
+}
+
+/// Where a thread runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its CPU.
+    pub cpu: usize,
+    /// Its nice value there.
+    pub nice: i32,
 }
 
 /// Keeps the calling thread on one CPU, with a nice value.

@@ -1,0 +1,104 @@
+//! What a figure depends on besides the code: machine, kernel, load, moment.
+
+use serde::{Deserialize, Serialize};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The machine and the moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// The date in UTC, as in 2026-01-31.
+    pub date: String,
+    /// The commit that was built, with `-dirty` if the tree differs; empty when not known.
+    pub commit: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The CPU's name.
+    pub cpu: String,
+    /// How many CPUs there are.
+    pub cpus: usize,
+    /// Load averages over 1, 5 and 15 minutes: what else the machine does.
+    pub load: String,
+}
+
+impl Environment {
+    /// Of this machine, now.
+    #[must_use]
+    pub fn now() -> Self {
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            time,
+            date: date(time),
+            commit: output("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+            kernel: file("/proc/sys/kernel/osrelease"),
+            cpu: cpu_name(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            load: load(),
+        }
+    }
+}
+
+/// Load averages over 1, 5 and 15 minutes.
+#[must_use]
+pub fn load() -> String {
+    let text = file("/proc/loadavg");
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn file(path: &str) -> String {
+    std::fs::read_to_string(path)
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn cpu_name() -> String {
+    let info = file("/proc/cpuinfo");
+    let name = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let name = name.map(|rest| rest.trim_start_matches([' ', '\t', ':']));
+    name.unwrap_or("unknown").to_owned()
+}
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let text = output.ok().filter(|output| output.status.success());
+    text.map_or_else(String::new, |output| {
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    })
+}
+
+/// The day of a moment (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn date(time: u64) -> String {
+    let days = time / 86_400 + 719_468;
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(951_782_400), "2000-02-29");
+        assert_eq!(date(1_772_323_199), "2026-02-28");
+        assert_eq!(date(1_772_323_200), "2026-03-01");
+        assert_eq!(date(4_107_542_399), "2100-02-28");
+    }
+}

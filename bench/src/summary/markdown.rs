@@ -1,0 +1,180 @@
+//! The report for people.
+
+use super::Summary;
+use super::figures::Figures;
+use super::goals::{Goal, Spread};
+use std::fmt::Write;
+
+/// What veth in copy mode hides, said in every report.
+const LIMITS: &str = "\
+Both ends, the wire and the relay are on one host, joined by veth, where AF_XDP copies every frame and a \
+transmit call costs more than a microsecond whatever the relay does. So these figures tell how little a \
+relay adds to bare AF_XDP here, not how fast it is on a NIC with zero-copy, and the kernel's own forwarding, \
+which copies nothing, is faster on veth than any AF_XDP program. Compare ratios, which are of tests of the \
+same round, and no absolute values of different runs or machines.\n";
+
+/// The whole report; `plots` are the names of image files beside it.
+pub(super) fn text(summary: &Summary, figures: &Figures, plots: &[&str]) -> String {
+    let mut out = String::from("# Benchmark report\n\n");
+    environment(&mut out, summary, figures);
+    out.push_str(LIMITS);
+    goals(&mut out, &summary.goals);
+    for plot in plots {
+        let name = plot.trim_end_matches(".svg");
+        line(&mut out, format_args!("\n![{name}]({plot})"));
+    }
+    rates(&mut out, figures);
+    ratios(&mut out, figures);
+    timing(&mut out, figures);
+    resync(&mut out, figures);
+    out
+}
+
+fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // writing to a String does not fail
+    _ = writeln!(out, "{text}");
+}
+
+fn environment(out: &mut String, summary: &Summary, figures: &Figures) {
+    let machine = &summary.environment;
+    let commit = match machine.commit.as_str() {
+        "" => "unknown commit",
+        commit => commit,
+    };
+    line(
+        out,
+        format_args!(
+            "{}, {commit}, Linux {}, {} CPUs ({}), load average {} before and {} after. `make bench`; \
+             `bench/README.md` says what the tests are.\n",
+            machine.date,
+            machine.kernel,
+            machine.cpus,
+            machine.cpu,
+            machine.load,
+            figures.text("/load_after"),
+        ),
+    );
+}
+
+fn quartiles(spread: Option<[f64; 2]>) -> String {
+    spread.map_or_else(String::new, |[low, high]| {
+        format!(" ({low:.2} to {high:.2})")
+    })
+}
+
+fn goals(out: &mut String, goals: &[Goal]) {
+    out.push_str("\n## Goals\n\n| # | what | must | aim | figure (quartiles) | |\n|---|---|---|---|---|---|\n");
+    for goal in goals {
+        let sign = if goal.at_most { "≤" } else { "≥" };
+        let figure = goal.figure.map_or_else(String::new, |figure| {
+            format!("{figure:.2}{}", quartiles(goal.quartiles))
+        });
+        let note = match goal.note.as_str() {
+            "" => String::new(),
+            note => format!("; {note}"),
+        };
+        line(
+            out,
+            format_args!(
+                "| {} | {} | {sign} {} | {sign} {} | {figure} | {}{note} |",
+                goal.number,
+                goal.what,
+                goal.must,
+                goal.aim,
+                goal.verdict.text(),
+            ),
+        );
+    }
+}
+
+fn rates(out: &mut String, figures: &Figures) {
+    let rates = figures.rates();
+    if rates.is_empty() {
+        return;
+    }
+    line(
+        out,
+        format_args!(
+            "\n## Rates\n\nMillion packets a second, {} rounds, frames of {} bytes without FCS (before the \
+             relay); {} trials in which generator or worker lacked CPU time are left out.\n\n\
+             | test | median (quartiles) | what |\n|---|---|---|",
+            figures.text("/throughput/rounds"),
+            figures.text("/throughput/frame_len"),
+            figures.text("/throughput/rejected"),
+        ),
+    );
+    for rate in rates {
+        let Spread {
+            median,
+            quartiles: spread,
+        } = rate.mpps;
+        let (name, text) = (rate.name, rate.text);
+        line(
+            out,
+            format_args!("| `{name}` | {median:.3}{} | {text} |", quartiles(spread)),
+        );
+    }
+}
+
+fn ratios(out: &mut String, figures: &Figures) {
+    let ratios = figures.ratios();
+    if ratios.is_empty() {
+        return;
+    }
+    out.push_str("\n| ratio within a round | median (quartiles) |\n|---|---|\n");
+    for (pair, spread) in ratios {
+        let (median, spread) = (spread.median, quartiles(spread.quartiles));
+        line(out, format_args!("| {pair} | {median:.2}{spread} |"));
+    }
+}
+
+fn timing(out: &mut String, figures: &Figures) {
+    let rows = [
+        (
+            "loss-free / flat-out rate",
+            "/loss_free",
+            "/reference_loss_free",
+        ),
+        (
+            "one-way delay at half rate, p50, µs",
+            "/delays/0/0",
+            "/delays/1/0",
+        ),
+        ("p99", "/delays/0/1", "/delays/1/1"),
+        ("p99.9", "/delays/0/2", "/delays/1/2"),
+        ("idle round trip, p50, µs", "/echoes/0/0", "/echoes/1/0"),
+        ("p99", "/echoes/0/1", "/echoes/1/1"),
+    ];
+    if figures.timing(rows[0].1).is_none() {
+        return;
+    }
+    out.push_str("\n## Loss and delay\n\n| | relay | reference worker |\n|---|---|---|\n");
+    let cell = |field: &str| {
+        figures.timing(field).map_or_else(String::new, |spread| {
+            format!("{:.2}{}", spread.median, quartiles(spread.quartiles))
+        })
+    };
+    for (what, own, reference) in rows {
+        let (own, reference) = (cell(own), cell(reference));
+        line(out, format_args!("| {what} | {own} | {reference} |"));
+    }
+}
+
+fn resync(out: &mut String, figures: &Figures) {
+    if figures.lost_in_resync().is_none() {
+        return;
+    }
+    line(
+        out,
+        format_args!(
+            "\n## Control process under traffic\n\n{} tunnels loaded over gRPC in {:.1} s, {:.0} MiB \
+             resident. While control processes were killed and re-synced all tunnels, with traffic of {:.3} \
+             Mpps: {} packets lost in the last attempt of each event.",
+            figures.text("/resync/tunnels"),
+            figures.number("/resync/load_seconds"),
+            figures.number("/resync/resident_loaded_mib"),
+            figures.number("/resync/asked_mpps"),
+            figures.text("/resync/lost"),
+        ),
+    );
+}
