@@ -3,6 +3,7 @@
 use super::lab::{self, Lab, Place};
 use super::role::{self, READY};
 use super::{Context, Error};
+use crate::pktgen;
 use crate::pktgen::role::Seat;
 use crate::pktgen::traffic::{Addresses, FIRST_PEER, prefix};
 use crate::population::{LOCAL, route_prefixes};
@@ -134,9 +135,14 @@ pub struct Said {
     pub swept: u64,
 }
 
+/// What a flow's tunnel is called.
+pub(super) fn tunnel_name(flow: u32) -> String {
+    format!("flow-{flow}")
+}
+
 fn tunnel(flow: u32, changed: Option<u32>) -> Tunnel {
     let remote = Ipv4Addr::from(FIRST_PEER + flow);
-    let mut tunnel = Tunnel::new(format!("flow-{flow}"), LOCAL, remote);
+    let mut tunnel = Tunnel::new(tunnel_name(flow), LOCAL, remote);
     let address = Ipv6Addr::from(prefix(flow));
     tunnel.prefixes = Ipv6Net::new(address, 48).into_iter().collect();
     if changed == Some(flow) {
@@ -218,7 +224,7 @@ impl Controller {
     /// # Errors
     /// When it does not start.
     pub fn start(lab: &Lab, socket: &Path, job: Job) -> Result<Self, Error> {
-        let program = std::env::current_exe().during("this program's path")?;
+        let program = pktgen::beside("sixferry-bench-e2e")?;
         let mut command = lab.command(Place::Device, &program);
         command.arg("controller").arg(socket);
         command.args(job.load.words());

@@ -1,6 +1,6 @@
 //! `sixferryd` as the device under test.
 
-use super::controller::{Controller, Job, Load, Said};
+use super::controller::{Controller, Job, Load, Said, tunnel_name};
 use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
 use super::role;
@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 /// Opening queues whose last owner has just gone takes a while.
 const START: Duration = Duration::from_secs(30);
+
+/// Its configuration, in its directory.
+const CONFIG: &str = "dataplane.toml";
 
 /// A running daemon; killed on drop.
 #[derive(Debug)]
@@ -49,23 +52,52 @@ impl Daemon {
     pub fn start(lab: &Lab, program: &Path, cpu: usize) -> Result<Self, Error> {
         let home = lab::directory().during("a directory for the daemon")?;
         fs::create_dir(home.path().join("state")).during("the state directory")?;
-        let config = home.path().join("dataplane.toml");
+        let config = home.path().join(CONFIG);
         fs::write(&config, text(home.path(), cpu)).during("the daemon's configuration")?;
-        let log = File::create(home.path().join("log")).during("the daemon's log")?;
-        let copy = log.try_clone().during("the daemon's log")?;
-        let child = lab
-            .command(Place::Device, program)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(copy)
-            .spawn()
-            .during("starting the daemon")?;
+        let child = spawn(lab, program, home.path())?;
         let mut daemon = Self { child, home };
-        daemon.wait()?;
-        lab::weigh(daemon.process(), role::FIRST_IN_LINE);
+        daemon.at_work()?;
         Ok(daemon)
+    }
+
+    fn at_work(&mut self) -> Result<(), Error> {
+        self.wait()?;
+        lab::weigh(self.process(), role::FIRST_IN_LINE);
+        Ok(())
+    }
+
+    /// Kills it, and starts it again with the tables it has saved.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self, lab: &Lab, program: &Path) -> Result<(), Error> {
+        self.child.kill().during("killing the daemon")?;
+        self.child.wait().during("killing the daemon")?;
+        self.child = spawn(lab, program, self.home.path())?;
+        self.at_work()
+    }
+
+    /// Waits until its first tunnel is in its state file.
+    ///
+    /// # Errors
+    /// When it is not after a while.
+    pub fn await_saved(&self) -> Result<(), Error> {
+        let path = self.home.path().join("state/tables");
+        let name = tunnel_name(0);
+        let deadline = Instant::now() + START;
+        loop {
+            let bytes = fs::read(&path).unwrap_or_default();
+            if bytes
+                .windows(name.len())
+                .any(|part| part == name.as_bytes())
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err("no tunnels in it").during(path.display().to_string());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Loads tunnels from a process of its own; what that did, and how long it took.
@@ -155,6 +187,19 @@ impl Daemon {
     }
 }
 
+fn spawn(lab: &Lab, program: &Path, home: &Path) -> Result<Child, Error> {
+    let log = File::create(home.join("log")).during("the daemon's log")?;
+    let copy = log.try_clone().during("the daemon's log")?;
+    lab.command(Place::Device, program)
+        .arg("--config")
+        .arg(home.join(CONFIG))
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(copy)
+        .spawn()
+        .during("starting the daemon")
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         _ = self.child.kill();
@@ -166,6 +211,7 @@ fn text(home: &Path, cpu: usize) -> String {
     let home = home.display();
     format!(
         "state_dir = \"{home}/state\"\n\
+         [state]\nrestore = true\n\
          [api]\nunix_socket = \"{home}/api.sock\"\n\
          [metrics]\nlisten = \"\"\n\
          [router]\naddress = \"{RELAY}\"\n\

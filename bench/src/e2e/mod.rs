@@ -20,6 +20,7 @@ pub mod peers;
 pub mod reference;
 pub mod report;
 pub mod resync;
+pub mod rfc8219;
 pub mod rig;
 pub mod timing;
 pub mod trial;

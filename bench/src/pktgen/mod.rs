@@ -38,9 +38,17 @@ use traffic::Traffic;
 /// # Errors
 /// When it is not there.
 pub fn program() -> Result<PathBuf, Error> {
+    beside("sixferry-pktgen")
+}
+
+/// A program of this crate, beside the running one.
+///
+/// # Errors
+/// When it is not there.
+pub fn beside(name: &str) -> Result<PathBuf, Error> {
     let path = std::env::current_exe()
         .during("this program's path")?
-        .with_file_name("sixferry-pktgen");
+        .with_file_name(name);
     if path.exists() {
         Ok(path)
     } else {
