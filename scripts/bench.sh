@@ -41,7 +41,7 @@ ratio=(--json "$out/ratio.json")
 e2e=(--json "$out/e2e.json" --rounds 7 --seconds 0.8 --timing-rounds 7 --events 1)
 if [ "$mode" = quick ]; then
   ratio+=(--rounds 15)
-  e2e=(--json "$out/e2e.json" --rounds 3 --seconds 0.3 --timing-rounds 2
+  e2e=(--json "$out/e2e.json" --rounds 3 --seconds 0.3 --timing-rounds 3
     --only rxdrop-bare,rxdrop,ref-decap,decap,decap-udp,ref-encap,encap,forwarding,timing)
 else
   echo "== in memory, ns a packet: criterion =="

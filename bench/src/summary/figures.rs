@@ -22,10 +22,9 @@ pub(super) struct Rate {
 
 fn spread(value: &Value) -> Option<Spread> {
     let number = |key: &str| value.get(key)?.as_f64();
-    if value.get("rounds")?.as_u64()? == 0 {
-        return None;
-    }
+    let rounds = value.get("rounds")?.as_u64().filter(|rounds| *rounds > 0)?;
     Some(Spread {
+        rounds: Some(rounds),
         median: number("median")?,
         quartiles: number("lower_quartile")
             .zip(number("upper_quartile"))
@@ -138,6 +137,7 @@ impl Figures {
         Some(Spread {
             median: self.at("/resync/lost")?.as_f64()?,
             quartiles: None,
+            rounds: None,
         })
     }
 

@@ -58,7 +58,12 @@ pub struct Goal {
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) quartiles: Option<[f64; 2]>,
+    /// Sound rounds behind it, if it is of rounds.
+    pub(super) rounds: Option<u64>,
 }
+
+/// Fewer sound rounds than this prove nothing: those that were rejected may be those that differ.
+const ROUNDS_MIN: u64 = 3;
 
 /// Where the figure of a goal is.
 enum Source {
@@ -254,6 +259,7 @@ impl Wanted {
                     let spread = Spread {
                         median: figure,
                         quartiles: None,
+                        rounds: None,
                     };
                     Goal {
                         what,
@@ -265,7 +271,12 @@ impl Wanted {
         }
     }
 
-    fn goal(&self, spread: Option<Spread>, note: String) -> Goal {
+    fn goal(&self, spread: Option<Spread>, mut note: String) -> Goal {
+        let rounds = spread.and_then(|spread| spread.rounds);
+        let few = rounds.filter(|rounds| *rounds < ROUNDS_MIN);
+        if let Some(rounds) = few {
+            note = format!("only {rounds} sound rounds; {note}");
+        }
         Goal {
             number: self.number,
             what: self.what.to_owned(),
@@ -274,7 +285,10 @@ impl Wanted {
             aim: self.aim,
             figure: spread.map(|spread| spread.median),
             quartiles: spread.and_then(|spread| spread.quartiles),
-            verdict: spread.map_or(Verdict::NotMeasured, |spread| self.verdict(spread.median)),
+            verdict: match spread {
+                Some(spread) if few.is_none() => self.verdict(spread.median),
+                _ => Verdict::NotMeasured,
+            },
             note,
         }
     }
@@ -337,6 +351,9 @@ mod tests {
             "throughput": {
                 "ratios": [
                     {"test": "decap", "yardstick": "ref-decap", "ratio": summary(0.96)},
+                    {"test": "decap-many", "yardstick": "ref-decap",
+                     "ratio": {"median": 0.99, "lower_quartile": 0.98, "upper_quartile": 1.0,
+                               "rounds": 2}},
                     {"test": "decap", "yardstick": "testpmd",
                      "ratio": {"median": 0.0, "lower_quartile": 0.0, "upper_quartile": 0.0,
                                "rounds": 0}}
@@ -354,6 +371,7 @@ mod tests {
         let of = |number| goals.iter().filter(move |goal| goal.number == number);
         let verdicts = |number| of(number).map(|goal| goal.verdict).collect::<Vec<_>>();
         assert_eq!(verdicts(1), [Verdict::Must]);
+        assert_eq!(verdicts(2), [Verdict::NotMeasured], "too few rounds");
         assert_eq!(verdicts(5), [Verdict::NotMeasured]);
         assert_eq!(
             of(5).next().map(|goal| goal.note.as_str()),

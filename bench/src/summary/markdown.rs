@@ -107,6 +107,7 @@ fn rates(out: &mut String, figures: &Figures) {
         let Spread {
             median,
             quartiles: spread,
+            ..
         } = rate.mpps;
         let (name, text) = (rate.name, rate.text);
         line(
