@@ -199,3 +199,20 @@ async fn a_deletion_that_the_store_does_not_take_leaves_name_and_secret() {
     service.delete_account(foo).await.unwrap();
     assert_eq!(service.account_named("foo"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_suspension_that_the_store_does_not_take_is_not_written_later() {
+    let world = World::new(1).await;
+    let service = world.start().await;
+    let alice = account(&service, "alice", &[]).await;
+    let held = service.acquire(link(alice, 10)).await.unwrap();
+    // The release of the tunnel brings its confirmation along, which is yet to be written.
+    world.trouble.lock().keeps = Some(held.tunnel);
+    let suspended = service.set_status(alice, AccountStatus::Suspended).await;
+    assert!(matches!(suspended, Err(AdminError::Unavailable(_))));
+    world.trouble.lock().keeps = None;
+    service.shutdown().await;
+    let loaded = world.store.load(0).await.unwrap();
+    assert_eq!(loaded.accounts[0].status, AccountStatus::Active);
+    assert_eq!(loaded.tunnels[0].state, TunnelState::Active, "confirmed");
+}
