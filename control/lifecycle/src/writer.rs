@@ -231,13 +231,15 @@ impl<J: Journal> Writer<J> {
             if !edits.iter().all(Edit::releases) {
                 take_burials(&mut state, &mut planned, usize::MAX);
             }
-            let mut logged = Vec::new();
+            let (mut logged, mut own) = (Vec::new(), Vec::with_capacity(edits.len()));
             for edit in &edits {
                 let late = edit.tunnel_id().and_then(|id| state.late.remove(&id));
                 logged.extend(late.into_iter().flatten());
-                logged.extend(edit.log(&state));
+                own.extend(edit.log(&state));
                 edit.apply(&mut state);
             }
+            // What was to be written earlier precedes all of them: by that it is told from them.
+            logged.append(&mut own);
             planned.push(Planned {
                 queued: Some(queued),
                 edits,

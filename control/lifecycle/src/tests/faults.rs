@@ -166,3 +166,53 @@ async fn a_deletion_that_is_broken_off_leaves_the_account_as_it_was() {
     service.delete_account(alice).await.unwrap();
     assert_eq!(service.account(alice), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_the_store_does_not_take_leaves_name_and_secret() {
+    let world = World::new(1).await;
+    let service = world.start().await;
+    // The vector of the original: user foo, secret bar.
+    let foo = account(&service, "foo", &["2001:db8:1::/48"]).await;
+    let attempt = || Digest {
+        user: b"foo",
+        challenge: b"0B1517C87D516A5FA65BED722D51A04F",
+        digest: [
+            0xda, 0xc4, 0x87, 0xc8, 0xdf, 0xbb, 0xf9, 0xee, 0x5c, 0x7f, 0x8c, 0xdc, 0xc3, 0x7b,
+            0x62, 0xa3,
+        ],
+    };
+    world.trouble.lock().keeps_accounts = true;
+    // In one transaction with it somebody takes what it gives up.
+    let again = NewAccount {
+        name: "foo".to_owned(),
+        secret: None,
+        status: AccountStatus::Active,
+        prefixes: vec!["2001:db8:1::/48".parse().unwrap()],
+    };
+    let (deleted, added) = tokio::join!(service.delete_account(foo), service.add_account(again));
+    assert!(matches!(deleted, Err(AdminError::Unavailable(_))));
+    assert!(added.is_err());
+    let there = service.account_named("foo").map(|account| account.id);
+    assert_eq!(there, Some(foo));
+    assert_eq!(service.authenticate(attempt()).await.unwrap(), Ok(foo));
+    world.trouble.lock().keeps_accounts = false;
+    service.delete_account(foo).await.unwrap();
+    assert_eq!(service.account_named("foo"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspension_that_the_store_does_not_take_is_not_written_later() {
+    let world = World::new(1).await;
+    let service = world.start().await;
+    let alice = account(&service, "alice", &[]).await;
+    let held = service.acquire(link(alice, 10)).await.unwrap();
+    // The release of the tunnel brings its confirmation along, which is yet to be written.
+    world.trouble.lock().keeps = Some(held.tunnel);
+    let suspended = service.set_status(alice, AccountStatus::Suspended).await;
+    assert!(matches!(suspended, Err(AdminError::Unavailable(_))));
+    world.trouble.lock().keeps = None;
+    service.shutdown().await;
+    let loaded = world.store.load(0).await.unwrap();
+    assert_eq!(loaded.accounts[0].status, AccountStatus::Active);
+    assert_eq!(loaded.tunnels[0].state, TunnelState::Active, "confirmed");
+}

@@ -282,6 +282,8 @@ pub(super) struct Trouble {
     pub(super) broken: bool,
     /// It takes everything but the release of this tunnel.
     pub(super) keeps: Option<TunnelId>,
+    /// It takes everything but the removal of accounts.
+    pub(super) keeps_accounts: bool,
     /// Whoever commits panics.
     pub(super) panic: bool,
     /// Another process has it.
@@ -336,6 +338,7 @@ impl Trouble {
             Write::UpdateTunnel { tunnel, .. } => {
                 tunnel.state == TunnelState::Releasing && self.keeps == Some(tunnel.id)
             }
+            Write::RemoveAccount { .. } => self.keeps_accounts,
             _ => false,
         });
         let fails = match self.lost {
