@@ -23,7 +23,7 @@ esac
 
 # one build for the programs: a second one with other features would make the libraries again
 cargo build --locked --release -p sixferryd -p sixferry-control -p sixferry-bench \
-  --features sixferry-bench/dtcp --bin sixferryd --bin sixferry-control --bin sixferry-pktgen \
+  --features sixferry-bench/dtcp --bin sixferryd --bin sixferry-control --bin sixferry-pktgen --bin sixferry-rfc8219 \
   --bin sixferry-bench-ratio --bin sixferry-bench-e2e --bin sixferry-bench-dtcp \
   --bin sixferry-bench-report
 
