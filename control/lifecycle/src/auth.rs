@@ -125,6 +125,7 @@ mod tests {
             digest: [0; 16],
         };
         let said = Arc::new(AtomicUsize::new(0));
+        let start = std::time::Instant::now();
         tracing::subscriber::with_default(Counting(Arc::clone(&said)), || {
             for account in 1..=1000 {
                 let sealed = Sealed::from_bytes(vec![1; 64]);
@@ -132,6 +133,8 @@ mod tests {
                 assert!(authenticator.check(&attempt, candidate).is_err());
             }
         });
-        assert_eq!(said.load(Ordering::Relaxed), 1);
+        // at most one a second, on a slow machine too
+        let most = 1 + start.elapsed().as_secs() as usize;
+        assert!((1..=most).contains(&said.load(Ordering::Relaxed)));
     }
 }
