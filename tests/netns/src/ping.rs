@@ -8,6 +8,9 @@ use crate::net::Net;
 /// IPv6 header and ICMPv6 header: what a packet of a given length spends before the payload.
 const V6_OVERHEAD: u16 = 48;
 
+/// The guest is a process among others: on a busy host it sees a reply seconds late.
+const GUEST_WAIT_S: u16 = 5;
+
 /// A ping to be sent.
 #[derive(Clone, Debug)]
 pub struct Ping {
@@ -90,7 +93,11 @@ impl Ping {
     /// When `ping` prints no summary.
     #[must_use]
     pub fn from_guest(&self, guest: &Guest) -> PingReport {
-        PingReport::parse(guest.shell(&format!("/sbin/ping {}", self.words())).text)
+        let patient = Self {
+            wait_s: self.wait_s.max(GUEST_WAIT_S),
+            ..self.clone()
+        };
+        PingReport::parse(guest.shell(&format!("/sbin/ping {}", patient.words())).text)
     }
 
     /// `-M do`: never fragment here. What an earlier Packet Too Big taught stays in the route
