@@ -21,8 +21,8 @@ use sixferry_proto::control::v1::{
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::daemon::{Daemon, program};
 use crate::net::{Net, scratch};
@@ -270,19 +270,25 @@ impl Control {
         answer.expect("the tunnels").tunnels
     }
 
-    /// All DTCP sessions.
+    /// All DTCP sessions. The API answers before the plugin runs: that is waited for.
     ///
     /// # Panics
     /// When the daemon does not answer.
     #[must_use]
     pub fn sessions(&self) -> Vec<DtcpSession> {
-        let mut client = DtcpAdminServiceClient::new(self.channel().expect("it listens"));
-        let request = ListSessionsRequest {
-            page_size: PAGE,
-            ..Default::default()
+        let ask = || {
+            let mut client = DtcpAdminServiceClient::new(self.channel().expect("it listens"));
+            let request = ListSessionsRequest {
+                page_size: PAGE,
+                ..Default::default()
+            };
+            self.call(async move { client.list_sessions(request).await })
         };
-        let answer = self.call(async move { client.list_sessions(request).await });
-        answer.expect("the sessions").sessions
+        let answer = wait_for(READY, || match ask() {
+            Err(status) if status.code() == Code::Unavailable => None,
+            answer => Some(answer.expect("the sessions").sessions),
+        });
+        answer.expect("the DTCP plugin runs").0
     }
 
     /// A figure of the metrics page, the sum over its labels; `None` when there is none.
