@@ -62,6 +62,23 @@ struct {
 	__type(value, __u32);
 } tunnel_addrs SEC(".maps");
 
+/* Near tables: what most frames ask for, in arrays. A look-up in a hash or a trie is a call of some 40 ns;
+ * one in an array the verifier turns into a load. A slot is 8 bytes, so no reader sees half of one,
+ * and says what the large table says; one that is empty, like all after it, says nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_SLOTS);
+	__type(key, __u32);
+	__type(value, struct near_addr);
+} near_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NEAR_SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} near_covering SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_UDP_PORTS);
@@ -104,6 +121,54 @@ static __always_inline int for_this_port(const struct ethhdr *eth)
 	return eth->h_dest[0] == own->mac[0] && eth->h_dest[1] == own->mac[1] &&
 	       eth->h_dest[2] == own->mac[2] && eth->h_dest[3] == own->mac[3] &&
 	       eth->h_dest[4] == own->mac[4] && eth->h_dest[5] == own->mac[5];
+}
+
+/* Flags of a tunnel address with ADDR_PRESENT, 0 for any other address. */
+static __always_inline __u32 flags_of(__be32 addr)
+{
+	const __u32 *flags;
+
+#pragma unroll
+	for (__u32 i = 0; i < NEAR_SLOTS; i++) {
+		__u32 key = i;
+		const struct near_addr *near = bpf_map_lookup_elem(&near_addrs, &key);
+		__be32 own;
+
+		if (!near || !near->flags)
+			break;
+		__builtin_memcpy(&own, near->addr, 4);
+		if (own == addr)
+			return near->flags;
+	}
+	flags = bpf_map_lookup_elem(&tunnel_addrs, &addr);
+	return flags ? *flags | ADDR_PRESENT : 0;
+}
+
+/* Whether an IPv6 destination is the relay's, as an outcome. */
+static __always_inline __u32 steer_address(const struct in6_addr *addr)
+{
+	struct prefix_key key = { .prefix_len = 128 };
+	__u64 high;
+
+	__builtin_memcpy(&high, addr, 8);
+	high = bpf_be64_to_cpu(high);
+	__builtin_memcpy(key.addr, addr, 16);
+#pragma unroll
+	for (__u32 i = 0; i < NEAR_SLOTS; i++) {
+		__u32 slot = i;
+		const __u64 *near = bpf_map_lookup_elem(&near_covering, &slot);
+
+		if (!near || !(*near & NEAR_LEN))
+			break;
+		if ((high ^ *near) >> (64 - (*near & NEAR_LEN)))
+			continue;
+		if (!(*near & NEAR_HOSTS))
+			return XSK_IPV6;
+		return bpf_map_lookup_elem(&host_addrs, key.addr) ? PASS_IPV6_HOST : XSK_IPV6;
+	}
+	if (!bpf_map_lookup_elem(&covering, &key))
+		return PASS_IPV6;
+	return bpf_map_lookup_elem(&host_addrs, key.addr) ? PASS_IPV6_HOST : XSK_IPV6;
 }
 
 static __always_inline int known_vlan(__be16 tci)
@@ -160,7 +225,7 @@ static __always_inline __u32 steer_icmp4(struct xdp_md *ctx, const struct iphdr 
 		struct iphdr quoted;
 	} error;
 	__u32 at = l3 + ip->ihl * 4;
-	const __u32 *addr_flags;
+	__u32 addr_flags;
 	__u8 port_bytes[2];
 
 	/* Fragmented ICMP errors are the kernel's: it can reassemble, the type may be absent. */
@@ -173,15 +238,15 @@ static __always_inline __u32 steer_icmp4(struct xdp_md *ctx, const struct iphdr 
 		return PASS_ICMP4;
 	if (bpf_xdp_load_bytes(ctx, at, &error, sizeof(error)))
 		return PASS_TRUNCATED;
-	addr_flags = bpf_map_lookup_elem(&tunnel_addrs, &error.quoted.saddr);
+	addr_flags = flags_of(error.quoted.saddr);
 	if (!addr_flags)
 		return PASS_ICMP4;
 	if (error.quoted.protocol == IPPROTO_IPV6)
-		return *addr_flags & ADDR_PROTO41 ? XSK_ICMP4 : PASS_ICMP4;
+		return addr_flags & ADDR_PROTO41 ? XSK_ICMP4 : PASS_ICMP4;
 	if (error.quoted.protocol != IPPROTO_UDP)
 		return PASS_ICMP4;
 	if (error.quoted.frag_off & bpf_htons(IP_OFFSET))
-		return *addr_flags & ADDR_DEDICATED ? XSK_ICMP4 : PASS_ICMP4;
+		return addr_flags & ADDR_DEDICATED ? XSK_ICMP4 : PASS_ICMP4;
 	if (error.quoted.ihl < 5)
 		return PASS_ICMP4;
 	at += ICMP4_HEADER_LEN + error.quoted.ihl * 4;
@@ -192,18 +257,18 @@ static __always_inline __u32 steer_icmp4(struct xdp_md *ctx, const struct iphdr 
 
 static __always_inline __u32 steer_ipv4(struct xdp_md *ctx, const struct iphdr *ip, __u32 l3)
 {
-	const __u32 *addr_flags;
+	__u32 addr_flags;
 
 	if ((const void *)(ip + 1) > (void *)(long)ctx->data_end)
 		return PASS_TRUNCATED;
-	addr_flags = bpf_map_lookup_elem(&tunnel_addrs, &ip->daddr);
+	addr_flags = flags_of(ip->daddr);
 	if (!addr_flags)
 		return PASS_IPV4;
 	switch (ip->protocol) {
 	case IPPROTO_IPV6: /* 41; a bad version, IHL or length is for the worker to count */
-		return *addr_flags & ADDR_PROTO41 ? XSK_PROTO41 : PASS_IPV4;
+		return addr_flags & ADDR_PROTO41 ? XSK_PROTO41 : PASS_IPV4;
 	case IPPROTO_UDP:
-		return steer_udp(ctx, ip, l3, *addr_flags);
+		return steer_udp(ctx, ip, l3, addr_flags);
 	case IPPROTO_ICMP:
 		return steer_icmp4(ctx, ip, l3);
 	}
@@ -212,19 +277,12 @@ static __always_inline __u32 steer_ipv4(struct xdp_md *ctx, const struct iphdr *
 
 static __always_inline __u32 steer_ipv6(struct xdp_md *ctx, const struct ipv6hdr *ip)
 {
-	struct prefix_key key = { .prefix_len = 128 };
-
 	if ((const void *)(ip + 1) > (void *)(long)ctx->data_end)
 		return PASS_TRUNCATED;
 	if (ip->daddr.s6_addr[0] == 0xff ||
 	    (ip->daddr.s6_addr[0] == 0xfe && (ip->daddr.s6_addr[1] & 0xc0) == 0x80))
 		return PASS_IPV6_SCOPE;
-	__builtin_memcpy(key.addr, &ip->daddr, 16);
-	if (!bpf_map_lookup_elem(&covering, &key))
-		return PASS_IPV6;
-	if (bpf_map_lookup_elem(&host_addrs, key.addr))
-		return PASS_IPV6_HOST;
-	return XSK_IPV6;
+	return steer_address(&ip->daddr);
 }
 
 /* What follows the Ethernet header, and at most one tag, at `l3` bytes. */

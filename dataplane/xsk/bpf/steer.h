@@ -28,6 +28,11 @@ enum steer_outcome {
 /* Flags of a tunnel address. */
 #define ADDR_PROTO41 1   /* it is the end of protocol-41 tunnels */
 #define ADDR_DEDICATED 2 /* only tunnels use it: fragments without ports are ours too */
+#define ADDR_PRESENT 4   /* in a near slot: the slot is in use */
+
+/* A near slot of a covering prefix, as a number: its first 56 bits on top, then these. */
+#define NEAR_HOSTS 0x80  /* addresses of this host lie inside: ask for them */
+#define NEAR_LEN 0x7f    /* length of the prefix, 1 to 56; 0: the slot is empty */
 
 /* Map sizes. The loader allows half as many of the entries it replaces (new ones are added
  * before old ones go): 1024 covering prefixes, for instance. */
@@ -37,6 +42,13 @@ enum steer_outcome {
 #define MAX_HOST_ADDRS 8192
 #define MAX_COVERING 2048
 #define VLAN_IDS 4096
+#define NEAR_SLOTS 4
+
+/* A near slot of a tunnel address. */
+struct near_addr {
+	__u8 addr[4];
+	__u32 flags;
+};
 
 /* Key of a UDP tunnel end; both fields in network order. */
 struct udp_key {

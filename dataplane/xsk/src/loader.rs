@@ -19,7 +19,7 @@ use crate::bind::XdpMode;
 use crate::error::{Operation, SetupError};
 use crate::link::{AttachedProgram, LinkInfo};
 use crate::steer::{
-    AddressUse, Covering, Outcome, SteerConfig, SteerCounters, address_flags, udp_key,
+    AddressUse, Covering, Near, Outcome, SteerConfig, SteerCounters, address_flags, udp_key,
 };
 
 /// The steering program's name in the kernel, by which a second daemon is recognised.
@@ -34,12 +34,14 @@ static PASS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"),
 /// The steering program of one port with its maps, loaded but not necessarily attached.
 ///
 /// Changes take effect entry by entry, in an order that never takes a packet from the host: its
-/// addresses are added before the prefixes around them, and removed after.
+/// addresses are added before the prefixes around them, and removed after. The near tables, which are asked
+/// first, follow what has been added, and go before what is removed.
 pub struct SteerTables {
     interface: String,
     ebpf: Ebpf,
     /// What the maps hold now.
     applied: SteerConfig,
+    near: Near,
     port: Array<MapData, [u8; 8]>,
     tunnel_addresses: HashMap<MapData, [u8; 4], u32>,
     udp_ports: HashMap<MapData, [u8; 8], u8>,
@@ -47,6 +49,8 @@ pub struct SteerTables {
     covering: LpmTrie<MapData, [u8; 16], u8>,
     vlans: Array<MapData, u8>,
     outcomes: PerCpuArray<MapData, u64>,
+    near_addresses: Array<MapData, [u8; 8]>,
+    near_covering: Array<MapData, u64>,
     sockets: XskMap<MapData>,
 }
 
@@ -75,15 +79,12 @@ impl SteerTables {
                 typed(map("covering")?)?,
                 typed(map("vlans")?)?,
                 typed(map("outcomes")?)?,
+                typed(map("near_addrs")?)?,
+                typed(map("near_covering")?)?,
                 typed(map("xsks")?)?,
             ))
         };
-        let (port, tunnel_addresses, udp_ports, host_addresses, covering, vlans, outcomes, sockets) =
-            build().map_err(|error| fail(error.into()))?;
-        Ok(Self {
-            interface: interface.to_owned(),
-            ebpf,
-            applied: SteerConfig::default(),
+        let (
             port,
             tunnel_addresses,
             udp_ports,
@@ -91,6 +92,24 @@ impl SteerTables {
             covering,
             vlans,
             outcomes,
+            near_addresses,
+            near_covering,
+            sockets,
+        ) = build().map_err(|error| fail(error.into()))?;
+        Ok(Self {
+            interface: interface.to_owned(),
+            ebpf,
+            applied: SteerConfig::default(),
+            near: Near::default(),
+            port,
+            tunnel_addresses,
+            udp_ports,
+            host_addresses,
+            covering,
+            vlans,
+            outcomes,
+            near_addresses,
+            near_covering,
             sockets,
         })
     }
@@ -110,6 +129,7 @@ impl SteerTables {
         for addr in missing(&wanted.host_addresses, &self.applied.host_addresses) {
             self.put_host_address(addr)?;
         }
+        self.near_follows()?;
         for vid in missing(&wanted.vlans, &self.applied.vlans) {
             self.put_vlan(vid, true)?;
         }
@@ -127,6 +147,7 @@ impl SteerTables {
     }
 
     fn remove_surplus(&mut self, wanted: &SteerConfig) -> Result<(), SetupError> {
+        self.set_near(Near::of(wanted))?;
         for prefix in missing(&self.applied.covering, &wanted.covering) {
             self.remove_covering(prefix)?;
         }
@@ -175,7 +196,8 @@ impl SteerTables {
         let new = !self.applied.tunnel_addresses.contains_key(&addr);
         let limit = SteerConfig::MAX_TUNNEL_ADDRESSES;
         self.check_room("tunnel addresses", limit, count + usize::from(new))?;
-        self.put_tunnel_address(addr, used)
+        self.put_tunnel_address(addr, used)?;
+        self.near_follows()
     }
 
     /// Removes a tunnel address, if it is there.
@@ -184,6 +206,11 @@ impl SteerTables {
     /// The kernel's.
     pub fn remove_tunnel_address(&mut self, addr: Ipv4Addr) -> Result<(), SetupError> {
         if self.applied.tunnel_addresses.contains_key(&addr) {
+            let applied = &self.applied;
+            let others = applied.tunnel_addresses.iter();
+            let others = others.filter(|(other, _)| **other != addr);
+            let near = Near::new(others, &applied.covering, &applied.host_addresses);
+            self.set_near(near)?;
             let result = self.tunnel_addresses.remove(&addr.octets());
             self.done(result)?;
             self.applied.tunnel_addresses.remove(&addr);
@@ -224,7 +251,8 @@ impl SteerTables {
         let count = self.applied.host_addresses.len() + usize::from(new);
         let limit = SteerConfig::MAX_HOST_ADDRESSES;
         self.check_room("addresses of the host", limit, count)?;
-        self.put_host_address(addr)
+        self.put_host_address(addr)?;
+        self.near_follows()
     }
 
     /// Removes an IPv6 address of the host, if it is there.
@@ -237,7 +265,7 @@ impl SteerTables {
             self.done(result)?;
             self.applied.host_addresses.remove(&addr);
         }
-        Ok(())
+        self.near_follows()
     }
 
     /// Replaces the covering prefixes, new ones before old ones go.
@@ -250,6 +278,9 @@ impl SteerTables {
         for prefix in missing(wanted, &self.applied.covering) {
             self.put_covering(prefix)?;
         }
+        let applied = &self.applied;
+        let near = Near::new(&applied.tunnel_addresses, wanted, &applied.host_addresses);
+        self.set_near(near)?;
         for prefix in missing(&self.applied.covering, wanted) {
             self.remove_covering(prefix)?;
         }
@@ -298,6 +329,30 @@ impl SteerTables {
     pub(crate) fn program(&mut self) -> Result<&mut Xdp, SetupError> {
         xdp_program(&mut self.ebpf, STEER_PROGRAM)
             .map_err(|error| SetupError::new(&self.interface, Operation::LoadProgram, error))
+    }
+
+    /// The near tables say what the large ones say.
+    fn near_follows(&mut self) -> Result<(), SetupError> {
+        self.set_near(Near::of(&self.applied))
+    }
+
+    /// What `wanted` says must be in the large tables.
+    fn set_near(&mut self, wanted: Near) -> Result<(), SetupError> {
+        for (at, slot) in wanted.addresses.iter().enumerate() {
+            if self.near.addresses[at] != *slot {
+                let result = self.near_addresses.set(at as u32, slot, 0);
+                self.done(result)?;
+                self.near.addresses[at] = *slot;
+            }
+        }
+        for (at, slot) in wanted.covering.iter().enumerate() {
+            if self.near.covering[at] != *slot {
+                let result = self.near_covering.set(at as u32, slot, 0);
+                self.done(result)?;
+                self.near.covering[at] = *slot;
+            }
+        }
+        Ok(())
     }
 
     fn put_tunnel_address(&mut self, addr: Ipv4Addr, used: AddressUse) -> Result<(), SetupError> {

@@ -177,6 +177,52 @@ impl SteerConfig {
     }
 }
 
+/// `NEAR_SLOTS` of `bpf/steer.h`.
+const NEAR_SLOTS: usize = 4;
+/// `ADDR_PRESENT`, `NEAR_HOSTS`, and the longest prefix that a slot can say, of `bpf/steer.h`.
+const ADDR_PRESENT: u32 = 4;
+const NEAR_HOSTS: u64 = 0x80;
+const NEAR_LEN_MAX: u8 = 56;
+
+/// What the near tables of the program hold: what a configuration says about the first tunnel addresses
+/// and the widest covering prefixes, slot by slot, none in use behind one that is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Near {
+    /// Address and flags, as `struct near_addr`.
+    pub(crate) addresses: [[u8; 8]; NEAR_SLOTS],
+    pub(crate) covering: [u64; NEAR_SLOTS],
+}
+
+impl Near {
+    pub(crate) fn of(config: &SteerConfig) -> Self {
+        let addresses = &config.tunnel_addresses;
+        Self::new(addresses, &config.covering, &config.host_addresses)
+    }
+
+    pub(crate) fn new<'a>(
+        addresses: impl IntoIterator<Item = (&'a Ipv4Addr, &'a AddressUse)>,
+        covering: &BTreeSet<Covering>,
+        hosts: &BTreeSet<Ipv6Addr>,
+    ) -> Self {
+        let mut near = Self::default();
+        for (slot, (addr, used)) in near.addresses.iter_mut().zip(addresses) {
+            let [a, b, c, d] = addr.octets();
+            let [e, f, g, h] = (address_flags(*used) | ADDR_PRESENT).to_ne_bytes();
+            *slot = [a, b, c, d, e, f, g, h];
+        }
+        let fits = |prefix: &&Covering| (1..=NEAR_LEN_MAX).contains(&prefix.len);
+        let mut widest: Vec<&Covering> = covering.iter().filter(fits).collect();
+        widest.sort_by_key(|prefix| prefix.len);
+        for (slot, prefix) in near.covering.iter_mut().zip(widest) {
+            let first = prefix.addr.to_bits();
+            let last = Ipv6Addr::from_bits(first | u128::MAX >> prefix.len);
+            let host = hosts.range(prefix.addr..=last).next();
+            *slot = (first >> 64) as u64 | u64::from(prefix.len) | host.map_or(0, |_| NEAR_HOSTS);
+        }
+        near
+    }
+}
+
 /// `ADDR_PROTO41` and `ADDR_DEDICATED` of `bpf/steer.h`.
 pub(crate) fn address_flags(used: AddressUse) -> u32 {
     u32::from(used.proto41) | u32::from(used.dedicated) << 1
@@ -234,6 +280,55 @@ mod tests {
             address_flags(both) as usize,
             defined("#define ADDR_PROTO41") | defined("#define ADDR_DEDICATED")
         );
+    }
+
+    #[test]
+    fn near_slots_are_those_of_the_header() {
+        let defined = |name: &str| {
+            let mut lines = HEADER.lines();
+            let line = lines.find(|line| line.split_whitespace().nth(1) == Some(name));
+            let value = line.unwrap().split_whitespace().nth(2).unwrap();
+            let hex = value
+                .strip_prefix("0x")
+                .map(|hex| u64::from_str_radix(hex, 16));
+            hex.unwrap_or_else(|| value.parse()).unwrap()
+        };
+        assert_eq!(defined("NEAR_SLOTS"), NEAR_SLOTS as u64);
+        assert_eq!(defined("ADDR_PRESENT"), u64::from(ADDR_PRESENT));
+        assert_eq!(defined("NEAR_HOSTS"), NEAR_HOSTS);
+        assert!(defined("NEAR_LEN") >= u64::from(NEAR_LEN_MAX));
+        assert_eq!(defined("NEAR_LEN") & NEAR_HOSTS, 0);
+    }
+
+    #[test]
+    fn near_slots_say_what_the_configuration_says() {
+        let prefix = |text: &str, len| Covering::new(text.parse().unwrap(), len).unwrap();
+        let mut config = SteerConfig {
+            tunnel_addresses: (1..=6)
+                .map(|i| (Ipv4Addr::new(198, 51, 100, i), AddressUse::default()))
+                .collect(),
+            covering: [
+                prefix("2001:db8:1::", 48),
+                prefix("2001:db8:1:2::", 64),
+                prefix("2a00::", 16),
+                prefix("::", 0),
+            ]
+            .into(),
+            ..SteerConfig::default()
+        };
+        let near = Near::of(&config);
+        assert_eq!(near.addresses[0], [198, 51, 100, 1, 4, 0, 0, 0]);
+        assert_eq!(near.addresses[3][3], 4);
+        // the widest first; those that do not fit in a slot are only in the large table
+        assert_eq!(
+            near.covering,
+            [0x2a00 << 48 | 16, 0x2001_0db8_0001_0030, 0, 0]
+        );
+        config.host_addresses = ["2001:db8:1:ffff:ffff:ffff:ffff:ffff".parse().unwrap()].into();
+        assert_eq!(Near::of(&config).covering[1], 0x2001_0db8_0001_00b0);
+        config.host_addresses = ["2001:db8:2::".parse().unwrap()].into();
+        assert_eq!(Near::of(&config).covering[1], 0x2001_0db8_0001_0030);
+        assert_eq!(Near::of(&SteerConfig::default()), Near::default());
     }
 
     #[test]

@@ -496,3 +496,108 @@ fn full_tables_can_be_replaced_whole_but_not_exceeded() {
         Outcome::PassIpv6,
     );
 }
+
+/// What the program is to say about a destination, from the configuration alone.
+fn outcome_of_v4(config: &SteerConfig, addr: Ipv4Addr) -> Outcome {
+    match config.tunnel_addresses.get(&addr) {
+        Some(used) if used.proto41 => Outcome::XskProto41,
+        _ => Outcome::PassIpv4,
+    }
+}
+
+fn outcome_of_v6(config: &SteerConfig, addr: Ipv6Addr) -> Outcome {
+    let holds = |prefix: &Covering| Covering::new(addr, prefix.prefix_len()) == Some(*prefix);
+    if !config.covering.iter().any(holds) {
+        Outcome::PassIpv6
+    } else if config.host_addresses.contains(&addr) {
+        Outcome::PassIpv6Host
+    } else {
+        Outcome::XskIpv6
+    }
+}
+
+/// The near tables say what the large ones say, whatever came and went in whatever order.
+#[test]
+#[ignore = "needs root"]
+fn whatever_is_added_and_removed_is_followed() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    };
+    let addresses: Vec<Ipv4Addr> = (0..7).map(|i| Ipv4Addr::new(198, 51, 100, i)).collect();
+    let texts = [
+        "2001:db8::",
+        "2001:db8:1::",
+        "2001:db8:1:2::",
+        "2a00::",
+        "::",
+    ];
+    let prefixes: Vec<Covering> = [0, 1, 16, 32, 47, 48, 56, 57, 64, 128]
+        .into_iter()
+        .flat_map(|len| texts.map(|text| covering(text, len)))
+        .collect();
+    let hosts: Vec<Ipv6Addr> = ["2001:db8::", "2001:db8:1::1", "2001:db8:1:2:3::", "2a00::1"]
+        .map(|text| text.parse().unwrap())
+        .into();
+    let mut config = config();
+    let mut harness = harness(&config);
+    for step in 0..400 {
+        let addr = addresses[next(addresses.len())];
+        let host = hosts[next(hosts.len())];
+        let tables = harness.tables_mut();
+        match next(6) {
+            0 => {
+                let used = AddressUse {
+                    proto41: next(2) == 0,
+                    dedicated: false,
+                };
+                config.tunnel_addresses.insert(addr, used);
+                tables.add_tunnel_address(addr, used).unwrap();
+            }
+            1 => {
+                config.tunnel_addresses.remove(&addr);
+                tables.remove_tunnel_address(addr).unwrap();
+            }
+            2 => {
+                config.host_addresses.insert(host);
+                tables.add_host_address(host).unwrap();
+            }
+            3 => {
+                config.host_addresses.remove(&host);
+                tables.remove_host_address(host).unwrap();
+            }
+            4 => {
+                let few = (0..next(7)).map(|_| prefixes[next(prefixes.len())]);
+                config.covering = few.collect();
+                tables.set_covering(&config.covering).unwrap();
+            }
+            _ => {
+                config.covering.insert(prefixes[next(prefixes.len())]);
+                config.host_addresses.remove(&host);
+                config.tunnel_addresses.remove(&addr);
+                tables.apply(&config).unwrap();
+            }
+        }
+        assert_eq!(tables.config(), &config);
+        for addr in &addresses {
+            let packet = ipv4(5, 41, PEER, *addr, 0, &[0x60; 48]);
+            let expected = outcome_of_v4(&config, *addr);
+            check_ipv4(&mut harness, &packet, expected);
+        }
+        for text in ["2001:db8::1", "2001:db8:1:2:4::", "2a00::2", "3000::"] {
+            let expected = outcome_of_v6(&config, text.parse().unwrap());
+            check(&mut harness, &ether(0x86dd, &ipv6(text)), expected);
+        }
+        for host in &hosts {
+            let packet = ether(0x86dd, &ipv6(&host.to_string()));
+            let verdict = harness.run(&packet).unwrap();
+            let expected = outcome_of_v6(&config, *host);
+            let redirect = SteerVerdict::Redirect(expected);
+            let right = verdict == SteerVerdict::Pass(expected) || verdict == redirect;
+            assert!(right, "step {step}: {host}: {verdict:?}, not {expected:?}");
+        }
+    }
+}
