@@ -10,7 +10,7 @@ STEERING := $(if $(filter 0,$(shell id -u)),--features steering)
 export PATH := $(TOOLS)/bin:$(PATH)
 export SIXFERRY_GUEST_KERNEL ?= $(TOOLS)/guest-kernel
 
-.PHONY: help setup setup-test demo test interop bench bench-quick gate gate-update vectors lint soak fuzz fmt docs
+.PHONY: help setup setup-test demo test interop bench bench-quick bench-publish gate gate-update vectors lint soak fuzz fmt docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ bench: setup-test ## All benches and the verdict on every performance goal, at m
 
 bench-quick: setup-test ## Of the benches, what three minutes allow (root)
 	@scripts/bench.sh quick
+
+bench-publish: ## Take the report of the last `make bench` into README.md and docs/measured
+	@scripts/bench.sh publish
 
 gate: setup-test ## Instructions a packet takes, against the committed baseline: 5 % more is a failure
 	@scripts/gate.sh

@@ -4,6 +4,8 @@
 # tunnels, and the DTCP service with thousands of users. Then the verdict on every goal: report.md with
 # plots, verdicts.json. At most 25 minutes and the build; quick: 3 minutes, a part of the tests.
 #
+# bench.sh publish: the report of the last full run goes into docs/measured and the README.
+#
 # bench.sh --nic GEN,SINK --to-mac MAC [option of `sixferry-pktgen measure` ...]: rates and delays of
 # whatever stands between two interfaces of this host instead.
 set -euo pipefail
@@ -14,18 +16,33 @@ mkdir -p "$out"
 
 mode=${1:-all}
 case $mode in
-  all | quick | --nic) ;;
+  all | quick | publish | --nic) ;;
   *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
 
-# one build for the programs: a second one with other features would make the libraries again
-cargo build --locked --release -p sixferryd -p sixferry-control -p sixferry-bench \
-  --features sixferry-bench/dtcp --bin sixferryd --bin sixferry-control --bin sixferry-pktgen --bin sixferry-rfc8219 \
-  --bin sixferry-bench-ratio --bin sixferry-bench-e2e --bin sixferry-bench-dtcp \
-  --bin sixferry-bench-report
+figures() {
+  local name
+  for name in e2e ratio changes dtcp; do
+    [ ! -e "$out/$name.json" ] || echo "$out/$name.json"
+  done
+}
+
+if [ "$mode" = publish ]; then
+  [ -e "$out/dtcp.json" ] || { echo "no figures of a full run in $out; run: make bench" >&2; exit 1; }
+  mapfile -t figures < <(figures)
+  "$programs/sixferry-bench-report" "${figures[@]}" --out docs/measured --readme README.md
+  exit
+fi
+
+# one build for all: a second one with other features, or without those of the tests, would make the
+# libraries again
+packages=(--locked -p sixferryd -p sixferry-control -p sixferry-bench --features sixferry-bench/dtcp)
+cargo build --release "${packages[@]}" --bench process --bin sixferryd --bin sixferry-control \
+  --bin sixferry-pktgen --bin sixferry-rfc8219 --bin sixferry-bench-ratio --bin sixferry-bench-e2e \
+  --bin sixferry-bench-dtcp --bin sixferry-bench-report
 
 if [ "$mode" = --nic ]; then
   pair=${2:?--nic needs two interfaces: GEN,SINK}
@@ -36,7 +53,7 @@ if [ "$mode" = --nic ]; then
 fi
 
 # without root there is no end-to-end figure; what an earlier run left must not be judged
-rm -f "$out"/{ratio,e2e,dtcp}.json
+rm -f "$out"/{ratio,e2e,changes,dtcp}.json
 ratio=(--json "$out/ratio.json")
 e2e=(--json "$out/e2e.json" --rounds 7 --seconds 0.8 --timing-rounds 7 --events 1)
 if [ "$mode" = quick ]; then
@@ -45,9 +62,7 @@ if [ "$mode" = quick ]; then
     --only rxdrop-bare,rxdrop,ref-decap,decap,decap-udp,ref-encap,encap,forwarding,timing)
 else
   echo "== in memory, ns a packet: criterion =="
-  cargo bench --locked -p sixferryd -p sixferry-control -p sixferry-bench \
-    --features sixferry-bench/dtcp \
-    --bench process -- --noplot --quiet --quick
+  cargo bench "${packages[@]}" --bench process -- --noplot --quiet --quick
 fi
 echo "== in memory: beside the yardstick, a million tunnels beside one =="
 "$programs/sixferry-bench-ratio" "${ratio[@]}"
@@ -68,9 +83,6 @@ else
   echo "end to end: skipped; namespaces and AF_XDP need root; run: sudo make bench"
 fi
 echo "== goals =="
-figures=()
-for name in e2e ratio dtcp; do
-  [ ! -e "$out/$name.json" ] || figures+=("$out/$name.json")
-done
+mapfile -t figures < <(figures)
 "$programs/sixferry-bench-report" "${figures[@]}" --out "$out"
 exit "$failed"

@@ -20,6 +20,9 @@ struct Args {
     /// Where report.md, verdicts.json and the plots go
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
+    /// Also replace the measured part of this README, with links to the report in --out
+    #[arg(long)]
+    readme: Option<PathBuf>,
     /// Fail when a goal is missed
     #[arg(long)]
     strict: bool,
@@ -40,6 +43,9 @@ fn run(args: &Args) -> Result<bool, Error> {
     let figures = Figures::read(&args.figures)?;
     let summary = Summary::new(&figures);
     summary.write(&figures, &args.out)?;
+    if let Some(readme) = &args.readme {
+        summary.write_readme(&figures, readme, &args.out)?;
+    }
     for goal in &summary.goals {
         print(goal);
     }

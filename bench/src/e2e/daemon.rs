@@ -4,7 +4,7 @@ use super::controller::{Controller, Job, Load, Said, tunnel_name};
 use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
 use super::role;
-use super::{Context, Error};
+use super::{Context, Error, last_lines};
 use serde::Serialize;
 use sixferry_client::{Client, Options, Target, api};
 use std::fs::{self, File};
@@ -148,14 +148,15 @@ impl Daemon {
     /// # Errors
     /// When it has ended.
     pub fn worker_on_cpu(&self) -> Result<u64, Error> {
-        let tasks = format!("/proc/{}/task", self.process());
-        for task in fs::read_dir(&tasks).during(&tasks)?.flatten() {
-            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if name.trim_end() == "worker-0" {
-                return role::schedstat(&task.path());
-            }
-        }
-        Err("no worker").during(tasks)
+        role::schedstat(&self.worker()?)
+    }
+
+    /// Its worker's directory in /proc.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn worker(&self) -> Result<PathBuf, Error> {
+        role::thread_of(self.process(), "worker-0")
     }
 
     /// What it has counted, and how many tunnels it has.
@@ -176,10 +177,9 @@ impl Daemon {
         while UnixStream::connect(self.socket()).is_err() {
             let ended = self.child.try_wait().during("the daemon")?;
             if ended.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().take(3).collect();
+                let last = last_lines(&self.home.path().join("log"));
                 let action = ended.map_or("is not ready".to_owned(), |status| status.to_string());
-                return Err(last.join(" | ")).during(format!("the daemon: {action}"));
+                return Err(last).during(format!("the daemon: {action}"));
             }
             std::thread::yield_now();
         }

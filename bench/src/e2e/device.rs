@@ -1,12 +1,13 @@
 //! What stands in the middle, running.
 
-use super::Error;
 use super::controller::Load;
 use super::daemon::Daemon;
 use super::lab::{Lab, Place, Role};
 use super::peers::{Forwarding, Testpmd};
 use super::role::{self, Reading};
 use super::trial::Plan;
+use super::{Context, Error, reference};
+use std::path::PathBuf;
 
 /// What stands in the middle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,20 @@ impl<'a> Running<'a> {
         })
     }
 
+    /// The directory in /proc of the thread that does the work.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn thread(&self) -> Result<PathBuf, Error> {
+        match self {
+            Self::Worker(worker) => role::thread_of(worker.process(), reference::THREAD),
+            Self::Daemon(daemon) => daemon.worker(),
+            Self::Nothing | Self::Forwarding(_) | Self::Testpmd(_) => {
+                Err("no thread of its own").during("the device")
+            }
+        }
+    }
+
     /// What it has taken, if it counts, and how long its worker has been on a CPU, if it has one.
     ///
     /// # Errors
@@ -91,12 +106,17 @@ impl<'a> Running<'a> {
     pub fn read(&mut self) -> Result<Reading, Error> {
         match self {
             Self::Worker(worker) => worker.read(),
-            Self::Daemon(daemon) => Ok(Reading {
-                at: role::now(),
-                on_cpu: daemon.worker_on_cpu()?,
-                ..Reading::default()
-            }),
-            Self::Nothing | Self::Forwarding(_) | Self::Testpmd(_) => Ok(Reading::default()),
+            Self::Daemon(daemon) => Ok(on_cpu(daemon.worker_on_cpu()?)),
+            Self::Testpmd(testpmd) => Ok(on_cpu(testpmd.worker_on_cpu()?)),
+            Self::Nothing | Self::Forwarding(_) => Ok(Reading::default()),
         }
+    }
+}
+
+fn on_cpu(on_cpu: u64) -> Reading {
+    Reading {
+        at: role::now(),
+        on_cpu,
+        ..Reading::default()
     }
 }

@@ -27,3 +27,12 @@ pub mod trial;
 
 pub use crate::error::{Context, Error};
 pub use crate::pktgen::role;
+
+use std::path::Path;
+
+/// What a program said last.
+fn last_lines(log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let last: Vec<&str> = log.lines().rev().take(3).collect();
+    last.join(" | ")
+}

@@ -3,7 +3,7 @@
 
 use super::lab::{Lab, Place, run};
 use super::role::{self, Reading};
-use super::{Context, Error};
+use super::{Context, Error, last_lines};
 use crate::frame::{INSIDE_MAC, RELAY_MAC};
 use crate::pktgen::interface_index;
 use crate::pktgen::traffic::FIRST_PEER;
@@ -15,8 +15,14 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 static DECAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap.bpf.o"));
+/// How long DPDK may take to start.
+const START: Duration = Duration::from_secs(30);
+/// A worker that has been on its CPU for so many nanoseconds polls its ports: before that it waits in a
+/// pipe.
+const POLLING: u64 = 20_000_000;
 /// How long the kernel may take to start a thread.
 const THREAD: Duration = Duration::from_secs(5);
 
@@ -126,16 +132,21 @@ pub fn testpmd() -> Option<PathBuf> {
 
 /// A running testpmd; killed on drop.
 #[derive(Debug)]
-pub struct Testpmd(Child);
+pub struct Testpmd {
+    child: Child,
+    log: NamedTempFile,
+}
 
 impl Testpmd {
     /// Has it pass on all that comes, between `dut0` and `dut1` through its AF_XDP driver, on the
     /// device's CPU.
     ///
     /// # Errors
-    /// When it is not installed.
+    /// When it is not installed or does not start; the error has the end of its log.
     pub fn start(lab: &Lab, cpus: [usize; 2]) -> Result<Self, Error> {
         let program = testpmd().ok_or("not installed").during("dpdk-testpmd")?;
+        let log = NamedTempFile::new().during("testpmd's log")?;
+        let output = || log.reopen().during("testpmd's log");
         let [main, worker] = cpus;
         let mut command: Command = lab.command(Place::Device, &program);
         command
@@ -151,18 +162,46 @@ impl Testpmd {
         let child = command
             // it ends with its standard input
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(output()?)
+            .stderr(output()?)
             .spawn()
             .during("dpdk-testpmd")?;
         super::lab::weigh(child.id(), role::FIRST_IN_LINE);
-        Ok(Self(child))
+        let mut testpmd = Self { child, log };
+        testpmd.wait()?;
+        Ok(testpmd)
+    }
+
+    /// Until it forwards. Its main thread shares the generator's CPU, and would not get that far beside
+    /// traffic.
+    fn wait(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + START;
+        while self.worker_on_cpu().unwrap_or(0) < POLLING {
+            let ended = self.child.try_wait().during("testpmd")?;
+            if ended.is_some() || Instant::now() > deadline {
+                let action = ended.map_or("is not ready".to_owned(), |status| status.to_string());
+                return Err(last_lines(self.log.path())).during(format!("testpmd: {action}"));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds that its worker has been on a CPU.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn worker_on_cpu(&self) -> Result<u64, Error> {
+        let worker = |name| role::thread_of(self.child.id(), name);
+        // the name it has before and after DPDK 23
+        let task = worker("rte-worker-").or_else(|_| worker("dpdk-worker"))?;
+        role::schedstat(&task)
     }
 }
 
 impl Drop for Testpmd {
     fn drop(&mut self) {
-        _ = self.0.kill();
-        _ = self.0.wait();
+        _ = self.child.kill();
+        _ = self.child.wait();
     }
 }

@@ -19,6 +19,8 @@ use std::sync::mpsc;
 
 static BARE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bare.bpf.o"));
 
+/// The name of its working thread.
+pub const THREAD: &str = "reference";
 /// As many as the relay has.
 pub const FRAMES: u32 = 16_384;
 
@@ -78,7 +80,8 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
     let taken = Arc::new(AtomicU64::new(0));
     let count = taken.clone();
     let (ready, started) = mpsc::channel();
-    std::thread::spawn(move || {
+    let named = std::thread::Builder::new().name(THREAD.to_owned());
+    let work = move || {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         _ = ready.send(role::settle(cpu, role::FIRST_IN_LINE).map(|()| thread));
         loop {
@@ -86,7 +89,8 @@ pub fn run(work: Work, interfaces: &[String], cpu: usize) -> Result<(), Error> {
             // one writer: no locked add needed
             count.store(count.load(Ordering::Relaxed) + done, Ordering::Relaxed);
         }
-    });
+    };
+    named.spawn(work).during("the worker's thread")?;
     let thread = started.recv().during("the worker's thread")??;
     role::serve(|_| {
         Ok(Reading {

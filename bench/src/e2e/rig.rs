@@ -48,7 +48,11 @@ impl<'a> Rig<'a> {
             ..Traffic::default()
         };
         let generator = lab.generator(&traffic, plan.generator_cpu)?;
-        let mut tester = Tester { generator, sink };
+        let mut tester = Tester {
+            generator,
+            sink,
+            worker: Some(daemon.worker()?),
+        };
         tester.generator.tell(&Pace::Full.line())?;
         trial::await_traffic(&mut tester.sink).during("the first packets")?;
         tester.generator.tell(&Pace::Paused.line())?;

@@ -43,8 +43,8 @@ pub struct Through {
     pub failed: Vec<(f64, i64)>,
     /// At the rate of [`Round::half_mpps`].
     pub delays: Delays,
-    /// The generator's share of its CPU meanwhile.
-    pub generator_share: f64,
+    /// The shares of their CPUs that generator and worker had flat out and meanwhile: the lowest.
+    pub share: f64,
 }
 
 /// One round.
@@ -67,6 +67,8 @@ pub struct Round {
 pub struct Report {
     frame_len: usize,
     rounds: Vec<Round>,
+    /// Rounds in which somebody lacked CPU time in spite of repetition: they count in no figure.
+    rejected: usize,
     /// Loss-free rate / flat-out rate of the relay.
     loss_free: Summary,
     /// The same of the reference worker.
@@ -99,8 +101,8 @@ impl Round {
         for (through, device) in [&mut reference, &mut relay].into_iter().zip(devices) {
             let mut bench = Bench::start(lab, device, plan, &at_half(plan), "sink0")?;
             let outcome = bench.quietest(Pace::mpps(half_mpps), plan.window / 2)?;
+            through.share = through.share.min(share(&outcome));
             through.delays = outcome.delays;
-            through.generator_share = outcome.generator_share;
         }
         let echo = |device| -> Result<Delays, Error> {
             let mut bench = Bench::start(lab, device, plan, &idle(plan), "gen0")?;
@@ -118,6 +120,17 @@ impl Round {
             relay_echo: echo(devices[1])?,
         })
     }
+
+    /// Whether generator and workers had their CPUs.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        self.reference.share.min(self.relay.share) >= SHARE_MIN
+    }
+}
+
+/// The lower one of the shares of their CPUs that generator and worker had.
+const fn share(outcome: &Outcome) -> f64 {
+    outcome.generator_share.min(outcome.worker_share)
 }
 
 fn at_half(plan: &Plan) -> Traffic {
@@ -149,7 +162,8 @@ fn rates(lab: &Lab, device: Device, plan: &Plan) -> Result<Through, Error> {
         ..Traffic::default()
     };
     let mut bench = Bench::start(lab, device, plan, &traffic, "sink0")?;
-    let flat_out = bench.sound(Pace::Full, plan.window)?.received_mpps();
+    let outcome = bench.sound(Pace::Full, plan.window)?;
+    let flat_out = outcome.received_mpps();
     let search = Search {
         trial: plan.window / 2,
         steps: STEPS,
@@ -164,7 +178,7 @@ fn rates(lab: &Lab, device: Device, plan: &Plan) -> Result<Through, Error> {
         loss_free_mpps: found.mpps,
         failed: failed.map(|step| (step.mpps, step.outcome.lost)).collect(),
         delays: Delays::default(),
-        generator_share: 0.0,
+        share: share(&outcome),
     })
 }
 
@@ -189,7 +203,11 @@ impl<'a> Bench<'a> {
         let sink = lab.sink(place, counted)?;
         let device = Running::start(lab, device, plan)?;
         let generator = lab.generator(traffic, plan.generator_cpu)?;
-        let mut tester = Tester { generator, sink };
+        let mut tester = Tester {
+            generator,
+            sink,
+            worker: Some(device.thread()?),
+        };
         tester.generator.tell(&Pace::PerSecond(IDLE).line())?;
         trial::await_traffic(&mut tester.sink).during("the first packets")?;
         tester.generator.tell(&Pace::Paused.line())?;
@@ -216,7 +234,7 @@ impl<'a> Bench<'a> {
         Ok(best)
     }
 
-    /// A stream whose generator had its CPU, or the last of some attempts.
+    /// A stream whose generator and worker had their CPUs, or the last of some attempts.
     fn sound(&mut self, pace: Pace, time: Duration) -> Result<Outcome, Error> {
         let stream = Stream {
             pace,
@@ -224,7 +242,7 @@ impl<'a> Bench<'a> {
         };
         let mut outcome = self.tester.run(&stream)?;
         for _ in 1..ATTEMPTS {
-            if outcome.generator_share >= SHARE_MIN {
+            if share(&outcome) >= SHARE_MIN {
                 break;
             }
             outcome = self.tester.run(&stream)?;
@@ -237,11 +255,15 @@ impl Report {
     /// Sums up the rounds.
     #[must_use]
     pub fn new(frame_len: usize, rounds: Vec<Round>) -> Self {
-        let all = |pick: &dyn Fn(&Round) -> f64| rounds.iter().map(pick).collect::<Vec<f64>>();
+        let sound: Vec<&Round> = rounds.iter().filter(|round| round.is_sound()).collect();
+        let all = |pick: &dyn Fn(&Round) -> f64| {
+            let figures = sound.iter().map(|round| pick(round));
+            figures.collect::<Vec<f64>>()
+        };
         let paired = |own: &dyn Fn(&Round) -> f64, other: &dyn Fn(&Round) -> f64| {
             Summary::of(&ratios(&all(own), &all(other)))
         };
-        let share = |pick: fn(&Round) -> &Through| {
+        let loss_free = |pick: fn(&Round) -> &Through| {
             paired(&|round| pick(round).loss_free_mpps, &|round| {
                 pick(round).flat_out_mpps
             })
@@ -261,8 +283,9 @@ impl Report {
         let two = |[p50, p99, _]: [Summary; 3]| [p50, p99];
         Self {
             frame_len,
-            loss_free: share(|round| &round.relay),
-            reference_loss_free: share(|round| &round.reference),
+            rejected: rounds.len() - sound.len(),
+            loss_free: loss_free(|round| &round.relay),
+            reference_loss_free: loss_free(|round| &round.reference),
             loss_free_to_reference: paired(&|round| round.relay.loss_free_mpps, &|round| {
                 round.reference.loss_free_mpps
             }),
@@ -321,6 +344,13 @@ impl fmt::Display for Report {
         }
         for (name, value) in ["p50", "p99"].iter().zip(&self.echo_ratios) {
             line(&format!("round trip {name}, relay / reference"), value)?;
+        }
+        if self.rejected > 0 {
+            let rejected = self.rejected;
+            writeln!(
+                f,
+                "{rejected} rounds rejected: generator or worker lacked CPU time"
+            )?;
         }
         Ok(())
     }

@@ -122,7 +122,12 @@ pub fn run(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
     let unexplained = match (&device, sink) {
         (Running::Daemon(daemon), Some(sink)) => {
             generator.tell(&Pace::Paused.line())?;
-            let total = account::take(lab, daemon, &mut Tester { generator, sink })?;
+            let mut tester = Tester {
+                generator,
+                sink,
+                worker: None,
+            };
+            let total = account::take(lab, daemon, &mut tester)?;
             account::between(&fresh, &total).unexplained
         }
         _ => 0,

@@ -147,7 +147,11 @@ fn round(job: &Measure) -> Result<Round, Error> {
     let sink = spawn_sink(&mut Command::new(&program), &job.sink, seat.nice)?;
     let mut generator = Command::new(&program);
     let generator = spawn_generator(&mut generator, &job.generator, &job.traffic, seat)?;
-    let mut tester = Tester { generator, sink };
+    let mut tester = Tester {
+        generator,
+        sink,
+        worker: None,
+    };
     let mut send = |pace| {
         tester.run(&Stream {
             pace,

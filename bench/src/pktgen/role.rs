@@ -7,7 +7,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The nice value of a thread that is to have a CPU for itself.
 pub const FIRST_IN_LINE: i32 = -20;
@@ -107,4 +107,19 @@ pub fn schedstat(task: &Path) -> Result<u64, Error> {
     let text = std::fs::read_to_string(&path).during(&name)?;
     let first = text.split(' ').next().unwrap_or_default();
     first.parse().during(name)
+}
+
+/// The directory in /proc of the thread of a process whose name begins so.
+///
+/// # Errors
+/// When there is none.
+pub fn thread_of(process: u32, name: &str) -> Result<PathBuf, Error> {
+    let tasks = format!("/proc/{process}/task");
+    for task in std::fs::read_dir(&tasks).during(&tasks)?.flatten() {
+        let comm = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if comm.starts_with(name) {
+            return Ok(task.path());
+        }
+    }
+    Err(format!("no thread {name}")).during(tasks)
 }

@@ -11,6 +11,11 @@ use std::time::Duration;
 pub const ATTEMPTS: usize = 3;
 /// A trial whose generator sent less than this share of what was asked proves nothing.
 const OFFERED_MIN: f64 = 0.98;
+/// Nor does the loss of one whose worker was away from its CPU for longer than its ring lasts: so many
+/// do not count.
+const VOID: usize = 5;
+/// The share of its CPU that a worker has when it was never away for so long.
+const WORKER_MIN: f64 = 0.99;
 
 /// How to search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,13 +81,15 @@ impl Tester {
     }
 
     fn passes(&mut self, search: &Search, mpps: f64, steps: &mut Vec<Step>) -> Result<bool, Error> {
-        for _ in 0..ATTEMPTS {
+        let (mut attempts, mut void) = (0, 0);
+        while attempts < ATTEMPTS {
             let outcome = self.run(&Stream {
                 pace: Pace::mpps(mpps),
                 length: Length::Time(search.trial),
             })?;
             let offered = outcome.offered_mpps() >= mpps * OFFERED_MIN;
             let passed = offered && outcome.loss() <= search.loss;
+            let away = outcome.worker_share < WORKER_MIN;
             steps.push(Step {
                 mpps,
                 passed,
@@ -90,6 +97,11 @@ impl Tester {
             });
             if passed {
                 return Ok(true);
+            }
+            if away && void < VOID {
+                void += 1;
+            } else {
+                attempts += 1;
             }
         }
         Ok(false)

@@ -3,10 +3,11 @@
 use super::histogram::{Delays, Histogram};
 use super::pace::Pace;
 use super::remote::Role;
-use super::role::Reading;
+use super::role::{self, Reading};
 use super::sink::{Arrived, DELAYS};
 use crate::error::Error;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long frames may be on their way.
@@ -53,6 +54,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// The share of its CPU that the generator had in that time.
     pub generator_share: f64,
+    /// The share of its CPU that the worker of the device under test had; 1 when nobody looks.
+    pub worker_share: f64,
     /// One-way delays of the tagged frames.
     pub delays: Delays,
     /// The same, all of it.
@@ -87,6 +90,9 @@ pub struct Tester {
     pub generator: Role,
     /// Counts.
     pub sink: Role,
+    /// The thread that does the device's work, its directory in /proc: it polls, so it is always on its
+    /// CPU unless something keeps it from it.
+    pub worker: Option<PathBuf>,
 }
 
 impl Tester {
@@ -98,6 +104,7 @@ impl Tester {
         settle(&mut self.sink)?;
         let arrived = self.arrived()?;
         let from = self.generator.read()?;
+        let worker = self.worker()?;
         match stream.length {
             Length::Time(time) => {
                 self.generator.tell(&stream.pace.line())?;
@@ -109,7 +116,23 @@ impl Tester {
         let to = self.generator.tell(&Pace::Paused.line())?;
         settle(&mut self.sink)?;
         let all = self.generator.read()?;
-        Ok(outcome(&[from, to, all], &arrived, &self.arrived()?))
+        let mut outcome = outcome(&[from, to, all], &arrived, &self.arrived()?);
+        if let Some((before, after)) = worker.zip(self.worker()?) {
+            let span = (after.at - before.at).max(1) as f64;
+            outcome.worker_share = (after.on_cpu - before.on_cpu) as f64 / span;
+        }
+        Ok(outcome)
+    }
+
+    fn worker(&self) -> Result<Option<Reading>, Error> {
+        let read = |task: &PathBuf| {
+            Ok(Reading {
+                at: role::now(),
+                on_cpu: role::schedstat(task)?,
+                ..Reading::default()
+            })
+        };
+        self.worker.as_ref().map(read).transpose()
     }
 
     fn send(&mut self, pace: Pace, limit: u64) -> Result<(), Error> {
@@ -145,6 +168,7 @@ fn outcome(sender: &[Reading; 3], before: &Arrived, after: &Arrived) -> Outcome 
         reordered: after.reordered - before.reordered,
         seconds: span / 1e9,
         generator_share: (to.on_cpu - from.on_cpu) as f64 / span,
+        worker_share: 1.0,
         delays: histogram.delays(),
         histogram,
     }

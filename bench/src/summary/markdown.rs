@@ -6,7 +6,7 @@ use super::goals::{Goal, Spread};
 use std::fmt::Write;
 
 /// What veth in copy mode hides, said in every report.
-const LIMITS: &str = "\
+pub(super) const LIMITS: &str = "\
 Both ends, the wire and the relay are on one host, joined by veth, where AF_XDP copies every frame and a \
 transmit call costs more than a microsecond whatever the relay does. So these figures tell how little a \
 relay adds to bare AF_XDP here, not how fast it is on a NIC with zero-copy, and the kernel's own forwarding, \
@@ -30,28 +30,35 @@ pub(super) fn text(summary: &Summary, figures: &Figures, plots: &[&str]) -> Stri
     out
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // writing to a String does not fail
     _ = writeln!(out, "{text}");
 }
 
-fn environment(out: &mut String, summary: &Summary, figures: &Figures) {
+/// Date, commit, kernel, CPUs and load.
+pub(super) fn machine(summary: &Summary, figures: &Figures) -> String {
     let machine = &summary.environment;
     let commit = match machine.commit.as_str() {
-        "" => "unknown commit",
+        "" => "unknown",
         commit => commit,
     };
+    format!(
+        "{}: commit {commit}, Linux {}, {} CPUs ({}), load average {} before and {} after",
+        machine.date,
+        machine.kernel,
+        machine.cpus,
+        machine.cpu,
+        machine.load,
+        figures.text("/load_after"),
+    )
+}
+
+fn environment(out: &mut String, summary: &Summary, figures: &Figures) {
     line(
         out,
         format_args!(
-            "{}, {commit}, Linux {}, {} CPUs ({}), load average {} before and {} after. `make bench`; \
-             `bench/README.md` says what the tests are.\n",
-            machine.date,
-            machine.kernel,
-            machine.cpus,
-            machine.cpu,
-            machine.load,
-            figures.text("/load_after"),
+            "{}. `make bench`; `bench/README.md` says what the tests are.\n",
+            machine(summary, figures)
         ),
     );
 }

@@ -4,6 +4,7 @@ pub mod figures;
 pub mod goals;
 mod markdown;
 mod plots;
+mod readme;
 
 use crate::environment::Environment;
 use crate::error::{Context, Error};
@@ -54,5 +55,25 @@ impl Summary {
             std::fs::write(&path, text).during(path.display().to_string())?;
         }
         Ok(())
+    }
+
+    /// Replaces the measured part of a README, whose report and plots [`Summary::write`] has put in
+    /// `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or has no such part.
+    pub fn write_readme(
+        &self,
+        figures: &Figures,
+        readme: &Path,
+        directory: &Path,
+    ) -> Result<(), Error> {
+        let name = || readme.display().to_string();
+        let text = std::fs::read_to_string(readme).during(name())?;
+        // links in a README are relative to it
+        let parent = readme.parent().unwrap_or(Path::new(""));
+        let directory = directory.strip_prefix(parent).unwrap_or(directory);
+        let measured = readme::text(self, figures, directory);
+        std::fs::write(readme, readme::replace(&text, &measured)?).during(name())
     }
 }

@@ -71,7 +71,11 @@ impl<'a> Stand<'a> {
         let traffic = self.traffic(lengths, tag_every);
         traffic.check().during("the traffic")?;
         let generator = self.lab.generator(&traffic, GENERATOR_CPU)?;
-        let mut tester = Tester { generator, sink };
+        let mut tester = Tester {
+            generator,
+            sink,
+            worker: Some(self.daemon.worker()?),
+        };
         tester.generator.tell(&Pace::PerSecond(FIRST).line())?;
         trial::await_traffic(&mut tester.sink).during("the first packets")?;
         tester.generator.tell(&Pace::Paused.line())?;
