@@ -9,7 +9,7 @@ use sixferry_bench::e2e::lab::{self, Lab};
 use sixferry_bench::e2e::matrix::{self, PAIRS};
 use sixferry_bench::e2e::reference::{self, Work};
 use sixferry_bench::e2e::report::{Report, Skipped};
-use sixferry_bench::e2e::trial::{self, Plan, Test, Trial};
+use sixferry_bench::e2e::trial::{Plan, Stand, Test, Trial};
 use sixferry_bench::e2e::{Context, Error, floods, peers, resync, timing};
 use sixferry_bench::environment::{self, Environment};
 use sixferry_bench::pktgen::role::Seat;
@@ -39,9 +39,15 @@ struct Cli {
 #[derive(Args)]
 struct Bench {
     /// Rounds; each runs every test once
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds of measurement in each test
+    /// Namespaces and processes are made anew so often
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    sets: u32,
+    /// Seconds of a test in each round
+    #[arg(long, default_value_t = 0.2)]
+    trial_seconds: f64,
+    /// Seconds of measurement in the parts that are none of the rounds
     #[arg(long, default_value_t = 1.5)]
     seconds: f64,
     /// Length of the generated frames, without FCS: 82 to 1480
@@ -176,6 +182,7 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         daemon: daemon(args)?,
         frame_len: args.frame_len,
         window: Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0)),
+        trial: Duration::from_secs_f64(args.trial_seconds.clamp(0.05, 60.0)),
         generator_cpu: 0,
         device_cpu: 1,
     };
@@ -241,13 +248,29 @@ fn throughput(
     plan: &Plan,
 ) -> Result<Report, Error> {
     let mut trials: Vec<Vec<Trial>> = vec![Vec::new(); tests.len()];
-    for round in 1..=args.rounds {
-        // promiscuous mode and learnt neighbours outlive a test
-        let lab = Lab::new()?;
-        for (test, trials) in tests.iter().zip(&mut trials) {
-            let trial = sound(&lab, test, plan)?;
-            eprintln!("[{round}/{}] {:<12} {trial}", args.rounds, test.name);
-            trials.push(trial);
+    let per_set = args.rounds.div_ceil(args.sets);
+    for set in 1..=args.sets {
+        let all = tests.iter().map(|_| Lab::new());
+        let labs = all.collect::<Result<Vec<_>, _>>()?;
+        let all = tests.iter().zip(&labs).map(|(test, lab)| {
+            eprintln!("[set {set}/{}] starting {}", args.sets, test.name);
+            Stand::start(lab, test, plan)
+        });
+        let mut stands = all.collect::<Result<Vec<_>, _>>()?;
+        for round in 1..=per_set {
+            for (stand, trials) in stands.iter_mut().zip(&mut trials) {
+                trials.push(sound(stand, plan)?);
+            }
+            eprintln!("[set {set}/{}] round {round}/{per_set}", args.sets);
+        }
+        for ((stand, trials), test) in stands.into_iter().zip(&mut trials).zip(tests) {
+            let unexplained = stand.unexplained()?;
+            if unexplained != 0 {
+                eprintln!("{}: {unexplained} packets unexplained", test.name);
+            }
+            // whatever it was, it may have been in any trial of the set
+            let own = trials.iter_mut().rev().take(per_set as usize);
+            own.for_each(|trial| trial.unexplained = unexplained);
         }
     }
     let frame_len = args.frame_len;
@@ -255,14 +278,13 @@ fn throughput(
 }
 
 /// A trial in which everybody had its CPU, or the last of some attempts, which then does not count.
-fn sound(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
-    let mut trial = trial::run(lab, test, plan)?;
+fn sound(stand: &mut Stand<'_>, plan: &Plan) -> Result<Trial, Error> {
+    let mut trial = stand.trial(plan)?;
     for _ in 1..ATTEMPTS {
         if trial.is_sound() {
             break;
         }
-        eprintln!("      again     {:<12} {trial}", test.name);
-        trial = trial::run(lab, test, plan)?;
+        trial = stand.trial(plan)?;
     }
     Ok(trial)
 }

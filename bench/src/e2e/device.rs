@@ -85,6 +85,17 @@ impl<'a> Running<'a> {
         })
     }
 
+    /// The process that does the work, if it is one.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        match self {
+            Self::Worker(worker) => Some(worker.process()),
+            Self::Daemon(daemon) => Some(daemon.process()),
+            Self::Testpmd(testpmd) => Some(testpmd.process()),
+            Self::Nothing | Self::Forwarding(_) => None,
+        }
+    }
+
     /// The directory in /proc of the thread that does the work.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
 use crate::pktgen;
-pub use crate::pktgen::remote::{Role, weigh};
+pub use crate::pktgen::remote::{Role, hold, weigh};
 use crate::pktgen::role::{FIRST_IN_LINE, Seat};
 use crate::pktgen::traffic::Traffic;
 use crate::population::LOCAL;
@@ -11,10 +11,11 @@ use serde::Deserialize;
 use std::net::Ipv6Addr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// All namespaces begin with this, followed by the process id.
+/// All namespaces begin with this, followed by the process id and the number of the lab.
 const PREFIX: &str = "sfb";
 
 /// Exit code after an interrupt, as shells have it.
@@ -40,19 +41,21 @@ pub enum Place {
 impl Place {
     const ALL: [Self; 3] = [Self::Generator, Self::Device, Self::Sink];
 
-    fn namespace(self) -> String {
-        let role = match self {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Generator => "gen",
             Self::Device => "dut",
             Self::Sink => "sink",
-        };
-        format!("{PREFIX}-{}-{role}", std::process::id())
+        }
     }
 }
 
 /// The three namespaces, linked; removed on drop.
 #[derive(Debug)]
-pub struct Lab(());
+pub struct Lab(u32);
+
+/// The number of the next lab.
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
     /// Makes the namespaces, removing those of a bench that was killed.
@@ -61,9 +64,9 @@ impl Lab {
     /// Without root, or when `ip` fails.
     pub fn new() -> Result<Self, Error> {
         sweep();
-        let lab = Self(());
+        let lab = Self(NEXT.fetch_add(1, Ordering::Relaxed));
         for place in Place::ALL {
-            let name = place.namespace();
+            let name = lab.namespace(place);
             run(Command::new("ip").args(["netns", "add", &name]))?;
             // nothing but the bench's packets, and addresses usable at once
             let mut script = "cd /proc/sys/net/ipv6/conf/default; \
@@ -82,10 +85,10 @@ impl Lab {
 
     fn link(&self) -> Result<(), Error> {
         use Place::{Device, Generator, Sink};
-        let device = Device.namespace();
+        let device = self.namespace(Device);
         for (place, near, far) in [(Generator, "gen0", "dut0"), (Sink, "sink0", "dut1")] {
             let pair = format!("link add {near} type veth peer name {far} netns {device}");
-            ip(place, &pair)?;
+            self.ip(place, &pair)?;
         }
         for (place, interface, mac) in [
             (Generator, "gen0", OUTSIDE_MAC),
@@ -94,16 +97,10 @@ impl Lab {
             (Sink, "sink0", INSIDE_MAC),
         ] {
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-            ip(place, &format!("link set {interface} address {mac} up"))?;
+            self.ip(place, &format!("link set {interface} address {mac} up"))?;
             // frames redirected into a veth need its peer to poll, which GRO switches on
-            let args = [
-                "netns",
-                "exec",
-                &place.namespace(),
-                "ethtool",
-                "-K",
-                interface,
-            ];
+            let namespace = self.namespace(place);
+            let args = ["netns", "exec", &namespace, "ethtool", "-K", interface];
             run(Command::new("ip")
                 .args(args)
                 .args(["gro", "on", "tx", "off"]))?;
@@ -124,9 +121,26 @@ impl Lab {
             format!("neigh add 2001:db8:1::2 lladdr {outside} dev dut0 nud permanent"),
             "-6 route add 2001:db8:4::/48 via 2001:db8:1::2".to_owned(),
         ] {
-            ip(Device, &words)?;
+            self.ip(Device, &words)?;
         }
         Ok(())
+    }
+
+    fn namespace(&self, place: Place) -> String {
+        format!(
+            "{PREFIX}-{}-{}-{}",
+            std::process::id(),
+            self.0,
+            place.name()
+        )
+    }
+
+    fn ip(&self, place: Place, words: &str) -> Result<(), Error> {
+        let mut command = Command::new("ip");
+        command
+            .args(["-n", &self.namespace(place)])
+            .args(words.split(' '));
+        run(&mut command)
     }
 
     /// A command that runs `program` in a namespace and dies with this process.
@@ -134,7 +148,7 @@ impl Lab {
     pub fn command(&self, place: Place, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command
-            .args(["netns", "exec", &place.namespace()])
+            .args(["netns", "exec", &self.namespace(place)])
             .args(["setsid", "setpriv", "--pdeathsig", "KILL"])
             .arg(program);
         command
@@ -149,7 +163,7 @@ impl Lab {
         command
             .args([
                 "-n",
-                &place.namespace(),
+                &self.namespace(place),
                 "-s",
                 "-j",
                 "link",
@@ -166,15 +180,16 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        remove();
+        for place in Place::ALL {
+            _ = run(Command::new("ip").args(["netns", "del", &self.namespace(place)]));
+        }
     }
 }
 
 /// Removes this process's namespaces.
 fn remove() {
-    for place in Place::ALL {
-        _ = run(Command::new("ip").args(["netns", "del", &place.namespace()]));
-    }
+    let own = std::process::id().to_string();
+    remove_namespaces(|process| process == Some(&own));
 }
 
 /// A directory of this process, removed on drop or by an interrupt.
@@ -275,26 +290,24 @@ fn mac_text(mac: [u8; 6]) -> String {
 
 /// Removes namespaces whose bench is gone.
 fn sweep() {
+    remove_namespaces(|process| {
+        let alive = |process| Path::new("/proc").join(process).exists();
+        process.is_some_and(|process| !alive(process))
+    });
+}
+
+/// Removes the namespaces of benches whose process is such a one.
+fn remove_namespaces(whose: impl Fn(Option<&str>) -> bool) {
     let Ok(entries) = std::fs::read_dir("/run/netns") else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let mut parts = name.split('-');
-        let (prefix, pid) = (parts.next(), parts.next());
-        let alive = pid.is_none_or(|pid| Path::new("/proc").join(pid).exists());
-        if prefix == Some(PREFIX) && !alive {
+        if parts.next() == Some(PREFIX) && whose(parts.next()) {
             _ = run(Command::new("ip").args(["netns", "del", &name]));
         }
     }
-}
-
-fn ip(place: Place, words: &str) -> Result<(), Error> {
-    let mut command = Command::new("ip");
-    command
-        .args(["-n", &place.namespace()])
-        .args(words.split(' '));
-    run(&mut command)
 }
 
 /// Runs a command to its end.

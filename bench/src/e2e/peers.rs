@@ -187,6 +187,12 @@ impl Testpmd {
         Ok(())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Nanoseconds that its worker has been on a CPU.
     ///
     /// # Errors

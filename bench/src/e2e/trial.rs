@@ -2,7 +2,7 @@
 
 use super::account;
 use super::device::{Device, Running};
-use super::lab::{Lab, Place, Role};
+use super::lab::{Lab, Place, Role, hold};
 use super::role::Reading;
 use super::{Context, Error};
 use crate::pktgen::pace::Pace;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How long the first packet may take.
 const FIRST_PACKET: Duration = Duration::from_secs(10);
 /// Until rings and caches are as they will be.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(60);
 /// With less of its CPU than this the generator was not what the device had to bear, and the device
 /// was not what is measured.
 pub const SHARE_MIN: f64 = 0.85;
@@ -45,8 +45,10 @@ pub struct Plan {
     pub daemon: PathBuf,
     /// Length of the generated frames.
     pub frame_len: usize,
-    /// How long to measure.
+    /// How long to measure a rate.
     pub window: Duration,
+    /// How long a trial is where rates are compared.
+    pub trial: Duration,
     /// The generator's CPU.
     pub generator_cpu: usize,
     /// The device's CPU.
@@ -90,59 +92,110 @@ impl fmt::Display for Trial {
     }
 }
 
-/// Runs one test in a lab.
-///
-/// # Errors
-/// What does not start, and when no packet gets through.
-pub fn run(lab: &Lab, test: &Test, plan: &Plan) -> Result<Trial, Error> {
-    let mut sink = test
-        .counted
-        .map(|(place, interface)| lab.sink(place, interface))
-        .transpose()?;
-    let mut device = Running::start(lab, test.device, plan)?;
-    let fresh = account::Snapshot::fresh(lab)?;
-    let mut generator = lab.generator(&test.traffic(plan), plan.generator_cpu)?;
-    generator.tell(&Pace::Full.line())?;
-    let first = match (&mut sink, &mut device) {
-        (Some(sink), _) => await_traffic(sink),
-        (None, Running::Worker(worker)) => await_traffic(worker),
-        (None, _) => Err("nobody counts".into()),
-    };
-    first.during(test.name)?;
-    // the measurement itself: these waits are its length, not a hope that something is ready
-    std::thread::sleep(WARM_UP);
-    let mut read = || -> Result<[Reading; 3], Error> {
-        let own = device.read()?;
-        let counted = sink.as_mut().map_or(Ok(own), Role::read)?;
-        Ok([counted, generator.read()?, own])
-    };
-    let before = read()?;
-    std::thread::sleep(plan.window);
-    let after = read()?;
-    let unexplained = match (&device, sink) {
-        (Running::Daemon(daemon), Some(sink)) => {
-            generator.tell(&Pace::Paused.line())?;
-            let mut tester = Tester {
-                generator,
-                sink,
-                worker: None,
-            };
-            let total = account::take(lab, daemon, &mut tester)?;
-            account::between(&fresh, &total).unexplained
+/// A test with its namespaces and processes, which wait while another is measured: then the next trial
+/// follows within the blink in which the machine is still the same.
+#[derive(Debug)]
+pub struct Stand<'a> {
+    lab: &'a Lab,
+    name: &'static str,
+    device: Running<'a>,
+    generator: Role,
+    sink: Option<Role>,
+    fresh: account::Snapshot,
+}
+
+impl<'a> Stand<'a> {
+    /// Starts a test; packets have come through when it returns.
+    ///
+    /// # Errors
+    /// What does not start, and when no packet gets through.
+    pub fn start(lab: &'a Lab, test: &Test, plan: &Plan) -> Result<Self, Error> {
+        let sink = test.counted;
+        let sink = sink
+            .map(|(place, interface)| lab.sink(place, interface))
+            .transpose()?;
+        let device = Running::start(lab, test.device, plan)?;
+        let fresh = account::Snapshot::fresh(lab)?;
+        let generator = lab.generator(&test.traffic(plan), plan.generator_cpu)?;
+        let mut stand = Self {
+            lab,
+            name: test.name,
+            device,
+            generator,
+            sink,
+            fresh,
+        };
+        stand.generator.tell(&Pace::Full.line())?;
+        let first = match (&mut stand.sink, &mut stand.device) {
+            (Some(sink), _) => await_traffic(sink),
+            (None, Running::Worker(worker)) => await_traffic(worker),
+            (None, _) => Err("nobody counts".into()),
+        };
+        first.during(test.name)?;
+        stand.generator.tell(&Pace::Paused.line())?;
+        stand.hold(true)?;
+        Ok(stand)
+    }
+
+    fn hold(&self, held: bool) -> Result<(), Error> {
+        let processes = [Some(self.generator.process()), self.device.process()];
+        for process in processes.into_iter().flatten() {
+            hold(process, held).during(self.name)?;
         }
-        _ => 0,
-    };
-    let share = |from: Reading, to: Reading| match to.at - from.at {
-        0 => 1.0,
-        span => per(to.on_cpu - from.on_cpu, span),
-    };
-    Ok(Trial {
-        mpps: rate(before[0], after[0]),
-        offered_mpps: rate(before[1], after[1]),
-        generator_share: share(before[1], after[1]),
-        device_share: share(before[2], after[2]),
-        unexplained,
-    })
+        Ok(())
+    }
+
+    /// Measures for a while.
+    ///
+    /// # Errors
+    /// When somebody has ended.
+    pub fn trial(&mut self, plan: &Plan) -> Result<Trial, Error> {
+        self.hold(false)?;
+        self.generator.tell(&Pace::Full.line())?;
+        // the measurement itself: these waits are its length, not a hope that something is ready
+        std::thread::sleep(WARM_UP);
+        let before = self.read()?;
+        std::thread::sleep(plan.trial);
+        let after = self.read()?;
+        self.generator.tell(&Pace::Paused.line())?;
+        self.hold(true)?;
+        let share = |from: Reading, to: Reading| match to.at - from.at {
+            0 => 1.0,
+            span => per(to.on_cpu - from.on_cpu, span),
+        };
+        Ok(Trial {
+            mpps: rate(before[0], after[0]),
+            offered_mpps: rate(before[1], after[1]),
+            generator_share: share(before[1], after[1]),
+            device_share: share(before[2], after[2]),
+            unexplained: 0,
+        })
+    }
+
+    /// Counter, generator and device.
+    fn read(&mut self) -> Result<[Reading; 3], Error> {
+        let own = self.device.read()?;
+        let counted = self.sink.as_mut().map_or(Ok(own), Role::read)?;
+        Ok([counted, self.generator.read()?, own])
+    }
+
+    /// Ends it; returns how many packets, of all that the daemon had to do with, no counter accounts for.
+    ///
+    /// # Errors
+    /// When somebody does not answer.
+    pub fn unexplained(self) -> Result<i64, Error> {
+        self.hold(false)?;
+        let (Running::Daemon(daemon), Some(sink)) = (&self.device, self.sink) else {
+            return Ok(0);
+        };
+        let mut tester = Tester {
+            generator: self.generator,
+            sink,
+            worker: None,
+        };
+        let total = account::take(self.lab, daemon, &mut tester)?;
+        Ok(account::between(&self.fresh, &total).unexplained)
+    }
 }
 
 impl Test {

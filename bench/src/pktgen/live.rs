@@ -6,8 +6,9 @@ use super::sizes::SLOTS;
 use super::traffic::Traffic;
 use crate::error::{Context, Error};
 use aya::maps::{Array, MapData};
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use std::io::ErrorKind;
 use std::sync::mpsc::{self, Receiver};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/generator.bpf.o"));
@@ -141,8 +142,15 @@ impl Program {
             attrs: TestRunAttrs::new().xdp_live_frames(self.batch),
             ..TestRunOptions::default()
         };
-        self.xdp()?.test_run(options).during("live frames")?;
-        Ok(())
+        match self.xdp()?.test_run(options) {
+            // the process was stopped, and goes on
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.kind() == ErrorKind::Interrupted =>
+            {
+                Ok(())
+            }
+            result => result.map(drop).during("live frames"),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::role::{READY, Reading};
 use crate::error::{Context, Error};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -11,6 +12,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 pub fn weigh(process: u32, nice: i32) {
     // without such groups there is no file, and the nice value itself counts
     _ = std::fs::write(format!("/proc/{process}/autogroup"), nice.to_string());
+}
+
+/// Takes a process off the CPU, threads that poll included, or lets it go on.
+///
+/// # Errors
+/// When there is no such process.
+pub fn hold(process: u32, held: bool) -> Result<(), Error> {
+    let signal = if held { Signal::STOP } else { Signal::CONT };
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or("no such process").during("holding a process")?;
+    kill_process(pid, signal).during(format!("holding process {process}"))
 }
 
 /// A process that takes orders and answers them (see [`super::role`]); killed on drop.
