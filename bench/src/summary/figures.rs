@@ -142,7 +142,7 @@ impl Figures {
     }
 
     /// What other programs found out about a goal: what it is, and the figure.
-    pub(super) fn judged(&self, number: u8) -> Vec<(String, f64)> {
+    pub(super) fn judged(&self, number: u8) -> Vec<(String, Spread)> {
         let lists = self
             .files
             .iter()
@@ -150,7 +150,13 @@ impl Figures {
         let of = |goal: &Value| {
             let right = goal.get("number")?.as_u64()? == u64::from(number);
             let what = goal.get("what")?.as_str()?.to_owned();
-            Some((what, goal.get("figure")?.as_f64()?)).filter(|_| right)
+            let alone = Spread {
+                median: goal.get("figure")?.as_f64()?,
+                quartiles: None,
+                rounds: None,
+            };
+            let of_rounds = goal.get("spread").and_then(spread);
+            Some((what, of_rounds.unwrap_or(alone))).filter(|_| right)
         };
         lists.flatten().filter_map(of).collect()
     }

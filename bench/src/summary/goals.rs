@@ -189,7 +189,7 @@ const WANTED: [Wanted; 18] = [
         13,
         "rate while 10,000 tunnels change each second / without",
         [0.95, 0.99],
-        Source::Judged("by a bench of its own"),
+        Source::Judged("by sixferry-bench-changes"),
     ),
     at_most(
         14,
@@ -255,16 +255,9 @@ impl Wanted {
                 if found.is_empty() {
                     return one(None, format!("{by}: not in these files"));
                 }
-                let goal = |(what, figure): (String, f64)| {
-                    let spread = Spread {
-                        median: figure,
-                        quartiles: None,
-                        rounds: None,
-                    };
-                    Goal {
-                        what,
-                        ..self.goal(Some(spread), String::new())
-                    }
+                let goal = |(what, spread): (String, Spread)| Goal {
+                    what,
+                    ..self.goal(Some(spread), String::new())
                 };
                 found.into_iter().map(goal).collect()
             }
@@ -365,7 +358,8 @@ mod tests {
         });
         let memory = json!({"goals": [
             {"number": 7, "what": "one tunnel", "figure": 1.2},
-            {"number": 7, "what": "a million", "figure": 1.6}
+            {"number": 7, "what": "a million", "figure": 1.6},
+            {"number": 13, "what": "decap", "figure": 0.96, "spread": summary(0.96)}
         ]});
         let goals = judge(&Figures::new(vec![e2e, memory]));
         let of = |number| goals.iter().filter(move |goal| goal.number == number);
@@ -378,6 +372,8 @@ mod tests {
             Some("not installed")
         );
         assert_eq!(verdicts(7), [Verdict::Must, Verdict::Missed]);
+        let changes = of(13).map(|goal| (goal.verdict, goal.quartiles.is_some()));
+        assert!(changes.eq([(Verdict::Must, true)]));
         assert_eq!(verdicts(10), [Verdict::Missed]);
         let note = of(10).next().map(|goal| goal.note.as_str());
         assert_eq!(note, Some("the reference worker: 0.80"));
