@@ -10,7 +10,7 @@
 //! (the memory of a shared machine is faster in one second than in the next) favours neither; what
 //! counts is the ratio within the round.
 
-mod plan;
+pub(crate) mod plan;
 mod publisher;
 mod report;
 mod worker;

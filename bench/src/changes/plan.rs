@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How a tunnel changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Remove,
     /// Its peer has moved: the tunnel stays, and its packets come from elsewhere.
     Replace,
@@ -14,15 +14,15 @@ pub(super) enum Kind {
 
 /// A change of one of the changing tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) kind: Kind,
+pub(crate) struct Step {
+    pub(crate) kind: Kind,
     /// Its place in the list of the changing tunnels.
-    pub(super) tunnel: usize,
+    pub(crate) tunnel: usize,
 }
 
 /// An endless sequence of removals, replacements and additions in equal parts, of random tunnels.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     present: Vec<usize>,
     absent: Vec<usize>,
     rng: Rng,
@@ -31,7 +31,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// For so many tunnels, of which the last `absent` are not there.
-    pub(super) fn new(tunnels: usize, absent: usize, seed: u64) -> Self {
+    pub(crate) fn new(tunnels: usize, absent: usize, seed: u64) -> Self {
         let first = tunnels.saturating_sub(absent);
         let mut rng = Rng::new(seed);
         // absent ones in all places, as they will be after a while
@@ -46,13 +46,13 @@ impl Plan {
     }
 
     /// Those that are not there now.
-    pub(super) fn absent(&self) -> &[usize] {
+    pub(crate) fn absent(&self) -> &[usize] {
         &self.absent
     }
 
     /// How many are there now.
     #[cfg(test)]
-    pub(super) fn present(&self) -> usize {
+    pub(crate) fn present(&self) -> usize {
         self.present.len()
     }
 
@@ -81,7 +81,7 @@ impl Iterator for Plan {
 }
 
 /// When message `number` of `batch` changes each is due, at so many changes a second.
-pub(super) fn due(number: u64, batch: usize, per_second: u32) -> Duration {
+pub(crate) fn due(number: u64, batch: usize, per_second: u32) -> Duration {
     let changes = u128::from(number) * batch as u128;
     let nanoseconds = changes * 1_000_000_000 / u128::from(per_second.max(1));
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))

@@ -162,13 +162,19 @@ impl Case {
 /// The result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Apart from the figures of other benches, with which a report is made.
+    in_memory_changes: Figures,
+    goals: Vec<Goal>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Figures {
     tunnels: u32,
     demand: Demand,
     inner_len: usize,
     /// Bytes of the tables for each tunnel: before the changes, and after all of them.
     bytes_a_tunnel: [f64; 2],
     cases: Vec<Case>,
-    goals: Vec<Goal>,
 }
 
 impl Report {
@@ -181,40 +187,49 @@ impl Report {
             Goal::at_least(13, what, case.ratio, 0.95, 0.99)
         };
         let measured = cases.iter().filter(|case| case.ratio.rounds > 0);
+        let a_tunnel = |bytes: usize| bytes as f64 / f64::from(settings.tunnels.max(1));
         Self {
-            tunnels: settings.tunnels,
-            demand: settings.demand,
-            inner_len: settings.inner_len,
-            bytes_a_tunnel: bytes.map(|bytes| bytes as f64 / f64::from(settings.tunnels.max(1))),
             goals: measured.map(goal).collect(),
-            cases,
+            in_memory_changes: Figures {
+                tunnels: settings.tunnels,
+                demand: settings.demand,
+                inner_len: settings.inner_len,
+                bytes_a_tunnel: bytes.map(a_tunnel),
+                cases,
+            },
         }
     }
 
     /// Packets of tunnels that nobody touched, and that were not forwarded.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.cases.iter().map(|case| case.lost).sum()
+        let cases = &self.in_memory_changes.cases;
+        cases.iter().map(|case| case.lost).sum()
     }
 
     /// Messages of changes that reached the worker in sound rounds.
     #[cfg(test)]
     pub(super) fn changes_seen(&self) -> usize {
-        self.cases.iter().map(|case| case.messages).sum()
+        let cases = &self.in_memory_changes.cases;
+        cases.iter().map(|case| case.messages).sum()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Demand { per_second, batch } = self.demand;
-        let [before, after] = self.bytes_a_tunnel;
+        let Figures {
+            tunnels,
+            demand: Demand { per_second, batch },
+            inner_len,
+            bytes_a_tunnel: [before, after],
+            cases,
+        } = &self.in_memory_changes;
         writeln!(
             f,
-            "{} tunnels, {per_second} changes/s in messages of {batch}, inner packets of {} bytes; tables \
-             {before:.0} bytes a tunnel, {after:.0} after all changes",
-            self.tunnels, self.inner_len
+            "{tunnels} tunnels, {per_second} changes/s in messages of {batch}, inner packets of {inner_len} \
+             bytes; tables {before:.0} bytes a tunnel, {after:.0} after all changes"
         )?;
-        for case in &self.cases {
+        for case in cases {
             case.line(f)?;
         }
         for goal in &self.goals {

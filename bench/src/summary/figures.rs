@@ -80,9 +80,14 @@ impl Figures {
         }
     }
 
+    /// A number, if there is one.
+    pub(super) fn found(&self, pointer: &str) -> Option<f64> {
+        self.at(pointer)?.as_f64()
+    }
+
     /// A number, 0 where there is none.
     pub(super) fn number(&self, pointer: &str) -> f64 {
-        self.at(pointer).and_then(Value::as_f64).unwrap_or(0.0)
+        self.found(pointer).unwrap_or(0.0)
     }
 
     pub(super) fn rates(&self) -> Vec<Rate> {
@@ -133,9 +138,12 @@ impl Figures {
         spread(self.at(&format!("/timing{field}"))?)
     }
 
-    pub(super) fn lost_in_resync(&self) -> Option<Spread> {
+    /// Frames lost while tunnels were re-synced or changed, in all that was measured.
+    pub(super) fn lost(&self) -> Option<Spread> {
+        let found = ["/resync/lost", "/changes/lost"].map(|pointer| self.found(pointer));
+        let lost = found.into_iter().flatten().reduce(|a, b| a + b)?;
         Some(Spread {
-            median: self.at("/resync/lost")?.as_f64()?,
+            median: lost,
             quartiles: None,
             rounds: None,
         })

@@ -71,8 +71,8 @@ enum Source {
     Ratio(&'static str, &'static str),
     /// A field of the timing part, and the one that stands beside it.
     Timing(&'static str, Option<(&'static str, &'static str)>),
-    /// Frames lost during re-syncs.
-    Resync,
+    /// Frames lost during re-syncs and changes.
+    Lost,
     /// Some program has judged it: these files have a list of goals.
     Judged(&'static str),
     /// It cannot be measured here.
@@ -193,9 +193,9 @@ const WANTED: [Wanted; 18] = [
     ),
     at_most(
         14,
-        "frames lost by untouched tunnels during re-syncs",
+        "frames lost by untouched tunnels during re-syncs and 10,000 changes/s",
         [0.0, 0.0],
-        Source::Resync,
+        Source::Lost,
     ),
     at_least(
         15,
@@ -248,7 +248,7 @@ impl Wanted {
                 });
                 one(figures.timing(field), note.unwrap_or_default())
             }
-            Source::Resync => one(figures.lost_in_resync(), String::new()),
+            Source::Lost => one(figures.lost(), String::new()),
             Source::Nowhere(why) => one(None, why.to_owned()),
             Source::Judged(by) => {
                 let found = figures.judged(self.number);
@@ -378,5 +378,10 @@ mod tests {
         let note = of(10).next().map(|goal| goal.note.as_str());
         assert_eq!(note, Some("the reference worker: 0.80"));
         assert_eq!(verdicts(14), [Verdict::Aim]);
+        let changes = json!({"resync": {"lost": 0}, "changes": {"lost": 2}});
+        let goals = judge(&Figures::new(vec![changes]));
+        let lost = goals.iter().find(|goal| goal.number == 14);
+        let lost = lost.map(|goal| (goal.figure, goal.verdict));
+        assert_eq!(lost, Some((Some(2.0), Verdict::Missed)));
     }
 }
