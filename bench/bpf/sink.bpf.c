@@ -44,6 +44,18 @@ struct {
 	__type(value, __u64);
 } seen SEC(".maps");
 
+/* The first tagged frame since user space wrote zeros. */
+struct first {
+	__u64 arrived;
+	__u64 sent;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct first);
+} first SEC(".maps");
+
 /* The latest tag; queues on several CPUs write it without a lock. */
 static __u64 latest;
 
@@ -93,9 +105,15 @@ static __always_inline __u32 bucket(__u64 delay)
 static __always_inline void time(__u64 tag)
 {
 	__u64 now = bpf_ktime_get_ns();
+	__u32 zero = 0;
+	struct first *earliest = bpf_map_lookup_elem(&first, &zero);
 	__u32 place = (__u32)(tag * 0x9e3779b97f4a7c15ull >> 32) & (SEEN - 1);
 	__u64 *before = bpf_map_lookup_elem(&seen, &place);
 
+	if (earliest && !earliest->arrived) {
+		earliest->sent = tag;
+		earliest->arrived = now;
+	}
 	count(TAGGED, 1);
 	if (before && *before == tag) {
 		count(DUPLICATES, 1);

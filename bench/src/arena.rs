@@ -6,7 +6,7 @@
 //! anew, outside of the time that counts.
 
 use crate::frame::{self, Flow};
-use crate::population::{INSIDE, OUTSIDE, Population};
+use crate::population::{Destinations, INSIDE, OUTSIDE, Population};
 use crate::rng::Rng;
 use crate::yardstick::{Policy, Slot, Yardstick};
 use arrayvec::ArrayVec;
@@ -47,10 +47,10 @@ impl Direction {
         }
     }
 
-    fn flow(self, population: &Population, rng: &mut Rng, inner_len: usize) -> Flow {
+    fn flow(self, destinations: &Destinations, rng: &mut Rng, inner_len: usize) -> Flow {
         match self {
-            Self::Decap => population.decap(rng, inner_len),
-            Self::Encap => population.encap(rng, inner_len),
+            Self::Decap => destinations.decap(rng, inner_len),
+            Self::Encap => destinations.encap(rng, inner_len),
         }
     }
 }
@@ -105,11 +105,26 @@ impl<'m> Arena<'m> {
     }
 
     /// Writes one packet of a random tunnel into every frame.
-    pub fn fill(&mut self, population: &Population, direction: Direction, inner_len: usize) {
-        for (frame, len) in self.frames.iter_mut().zip(&mut self.lens) {
-            let flow = direction.flow(population, &mut self.rng, inner_len);
-            let ports = population.udp_ports();
-            *len = frame::write_with(&mut frame[HEADROOM..], &flow, ports);
+    pub fn fill(&mut self, destinations: &Destinations, direction: Direction, inner_len: usize) {
+        self.fill_and(destinations, direction, inner_len, || ());
+    }
+
+    /// [`Arena::fill`] that does something else after every batch of frames.
+    pub fn fill_and(
+        &mut self,
+        destinations: &Destinations,
+        direction: Direction,
+        inner_len: usize,
+        mut between: impl FnMut(),
+    ) {
+        let ports = destinations.udp_ports();
+        let batches = self.frames.chunks_mut(BATCH_MAX);
+        for (frames, lens) in batches.zip(self.lens.chunks_mut(BATCH_MAX)) {
+            for (frame, len) in frames.iter_mut().zip(lens) {
+                let flow = direction.flow(destinations, &mut self.rng, inner_len);
+                *len = frame::write_with(&mut frame[HEADROOM..], &flow, ports);
+            }
+            between();
         }
     }
 
@@ -147,6 +162,19 @@ impl<'m> Arena<'m> {
         batch_len: usize,
         mut see: impl FnMut(Verdict),
     ) {
+        self.each_batch(direction, batch_len, |batch| {
+            process(batch, tables, local, Ticks(1));
+            batch.verdicts().iter().copied().for_each(&mut see);
+        });
+    }
+
+    /// Takes all frames as packets of batches, and does `work` with each batch.
+    pub fn each_batch(
+        &mut self,
+        direction: Direction,
+        batch_len: usize,
+        mut work: impl FnMut(&mut Batch<'_>),
+    ) {
         let (rx, _) = direction.ports();
         let batch_len = batch_len.clamp(1, BATCH_MAX);
         for (frames, lens) in self
@@ -160,8 +188,7 @@ impl<'m> Arena<'m> {
                     _ = batch.push(packet);
                 }
             }
-            process(&mut batch, tables, local, Ticks(1));
-            batch.verdicts().iter().copied().for_each(&mut see);
+            work(&mut batch);
         }
     }
 
@@ -213,7 +240,7 @@ impl<'m> Arena<'m> {
             batch_len,
         }: Shape,
     ) -> Duration {
-        self.fill(population, direction, inner_len);
+        self.fill(population.destinations(), direction, inner_len);
         self.run(population.tables(), local, direction, batch_len)
     }
 }
@@ -227,7 +254,7 @@ impl Arena<'_> {
         policy: Policy,
         shape: Shape,
     ) -> Duration {
-        self.fill(population, shape.direction, shape.inner_len);
+        self.fill(population.destinations(), shape.direction, shape.inner_len);
         self.run_yardstick(yardstick, policy, shape.direction, shape.batch_len)
     }
 }

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod changes;
 pub mod corpus;
+pub mod cpu;
 #[cfg(feature = "dtcp")]
 pub mod dtcp;
 #[cfg(feature = "e2e")]

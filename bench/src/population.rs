@@ -5,7 +5,7 @@ use crate::rng::Rng;
 use sixferry_fwd::{
     EncapKind, IpId, Ipv4Prefix, Ipv6Prefix, Local, LocalConfig, NextHop, NextHopState, PortConfig,
     PortId, PortKind, Rebind, Route, RouteSource, Settings, TableError, Tables, TablesBuilder,
-    TunnelId, TunnelSpec, UdpEncap, WorkerCounters,
+    TunnelSpec, UdpEncap, WorkerCounters,
 };
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,6 +19,9 @@ pub const INSIDE: PortId = PortId(1);
 pub const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// An address on the native side (RFC 5180 addresses).
 pub const NATIVE: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 2);
+
+/// Address of the first tunnel's peer.
+pub const FIRST_PEER: u32 = 0x0a40_0000;
 
 /// How the tunnels' /48s lie in the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,109 +41,24 @@ pub struct Destination {
     pub prefix: Ipv6Prefix,
 }
 
-/// Tunnels and the prefixes that lead into them.
-#[derive(Debug)]
-pub struct Population {
-    tables: Arc<Tables>,
-    destinations: Vec<Destination>,
+/// Whose packets there may be.
+#[derive(Clone, Debug)]
+pub struct Destinations {
+    list: Vec<Destination>,
     udp: Option<[u16; 2]>,
-    bytes: usize,
 }
 
-impl Population {
-    /// Tables with `count` tunnels.
-    ///
-    /// # Errors
-    /// What the tables refuse.
-    pub fn tunnels(count: u32, layout: Layout) -> Result<Self, TableError> {
-        Self::of_workers(count, layout, 1)
-    }
-
-    /// [`Population::tunnels`], with counters for several workers.
-    ///
-    /// # Errors
-    /// What the tables refuse.
-    pub fn of_workers(count: u32, layout: Layout, workers: usize) -> Result<Self, TableError> {
-        let mut builder = relay(workers);
-        let mut destinations = Vec::new();
-        for (peer, prefix) in (0x0a40_0000u32..).zip(prefixes(count, layout)) {
-            insert(&mut builder, peer, &[prefix], EncapKind::SixInFour)?;
-            destinations.push(Destination { peer, prefix });
-        }
-        Ok(Self::new(builder, destinations))
-    }
-
-    /// One tunnel in UDP.
-    ///
-    /// # Errors
-    /// What the tables refuse.
-    pub fn udp() -> Result<Self, TableError> {
-        const PORTS: [u16; 2] = [40_000, 3_544];
-        let mut builder = relay(1);
-        let [remote_port, local_port] = PORTS;
-        let encap = EncapKind::Udp(UdpEncap {
-            local_port,
-            remote_port,
-            shared: false,
-            rebind: Rebind::Deny,
-        });
-        let (peer, prefix) = (0x0a40_0000, prefixes(1, Layout::Contiguous)[0]);
-        insert(&mut builder, peer, &[prefix], encap)?;
-        Ok(Self {
-            udp: Some(PORTS),
-            ..Self::new(builder, vec![Destination { peer, prefix }])
-        })
-    }
-
-    /// A table of `count` prefixes of all usual lengths, spread over 1000 tunnels.
-    ///
-    /// # Errors
-    /// What the tables refuse.
-    pub fn routes(count: usize) -> Result<Self, TableError> {
-        const TUNNELS: u32 = 1000;
-        let mut builder = relay(1);
-        let peers: Vec<u32> = (0x0a40_0000..).take(TUNNELS as usize).collect();
-        let mut ids = Vec::new();
-        for peer in &peers {
-            ids.push(insert(&mut builder, *peer, &[], EncapKind::SixInFour)?);
-        }
-        let mut destinations = Vec::new();
-        for (at, prefix) in route_prefixes(count).enumerate() {
-            let at = at % ids.len();
-            builder.set_route6(prefix, RouteSource::Api, Route::Tunnel(ids[at]));
-            let peer = peers[at];
-            destinations.push(Destination { peer, prefix });
-        }
-        Ok(Self::new(builder, destinations))
-    }
-
-    fn new(mut builder: TablesBuilder, destinations: Vec<Destination>) -> Self {
-        let tables = builder.snapshot();
-        let bytes = builder.memory();
-        Self {
-            tables,
-            destinations,
-            udp: None,
-            bytes,
-        }
-    }
-
-    /// The tables.
+impl Destinations {
+    /// Tunnels of 6in4.
     #[must_use]
-    pub fn tables(&self) -> &Tables {
-        &self.tables
+    pub const fn new(list: Vec<Destination>) -> Self {
+        Self { list, udp: None }
     }
 
-    /// Bytes of all tables.
+    /// Each that a packet may pick.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Each destination that a packet may pick.
-    #[must_use]
-    pub fn destinations(&self) -> &[Destination] {
-        &self.destinations
+    pub fn list(&self) -> &[Destination] {
+        &self.list
     }
 
     /// Ports of the peers and of the relay, if the tunnels are in UDP.
@@ -161,7 +79,7 @@ impl Population {
     }
 
     fn any(&self, rng: &mut Rng) -> Destination {
-        self.destinations[rng.below(self.destinations.len())]
+        self.list[rng.below(self.list.len())]
     }
 
     /// A native packet to a random tunnel.
@@ -173,6 +91,106 @@ impl Population {
             dst: prefix.bits() | 0x1_0000_0000_0001,
             inner_len,
         }
+    }
+}
+
+/// Tunnels and the prefixes that lead into them.
+#[derive(Debug)]
+pub struct Population {
+    tables: Arc<Tables>,
+    destinations: Destinations,
+    bytes: usize,
+}
+
+impl Population {
+    /// Tables with `count` tunnels.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn tunnels(count: u32, layout: Layout) -> Result<Self, TableError> {
+        Self::of_workers(count, layout, 1)
+    }
+
+    /// [`Population::tunnels`], with counters for several workers.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn of_workers(count: u32, layout: Layout, workers: usize) -> Result<Self, TableError> {
+        let (builder, destinations) = programmed(count, layout, workers)?;
+        Ok(Self::new(builder, Destinations::new(destinations)))
+    }
+
+    /// One tunnel in UDP.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn udp() -> Result<Self, TableError> {
+        const PORTS: [u16; 2] = [40_000, 3_544];
+        let mut builder = relay(1);
+        let [remote_port, local_port] = PORTS;
+        let encap = EncapKind::Udp(UdpEncap {
+            local_port,
+            remote_port,
+            shared: false,
+            rebind: Rebind::Deny,
+        });
+        let (peer, prefix) = (FIRST_PEER, prefixes(1, Layout::Contiguous)[0]);
+        builder.insert_tunnel(&spec(peer, &[prefix], encap))?;
+        let destinations = Destinations {
+            list: vec![Destination { peer, prefix }],
+            udp: Some(PORTS),
+        };
+        Ok(Self::new(builder, destinations))
+    }
+
+    /// A table of `count` prefixes of all usual lengths, spread over 1000 tunnels.
+    ///
+    /// # Errors
+    /// What the tables refuse.
+    pub fn routes(count: usize) -> Result<Self, TableError> {
+        const TUNNELS: u32 = 1000;
+        let mut builder = relay(1);
+        let peers: Vec<u32> = (FIRST_PEER..).take(TUNNELS as usize).collect();
+        let mut ids = Vec::new();
+        for peer in &peers {
+            ids.push(builder.insert_tunnel(&spec(*peer, &[], EncapKind::SixInFour))?);
+        }
+        let mut destinations = Vec::new();
+        for (at, prefix) in route_prefixes(count).enumerate() {
+            let at = at % ids.len();
+            builder.set_route6(prefix, RouteSource::Api, Route::Tunnel(ids[at]));
+            let peer = peers[at];
+            destinations.push(Destination { peer, prefix });
+        }
+        Ok(Self::new(builder, Destinations::new(destinations)))
+    }
+
+    fn new(mut builder: TablesBuilder, destinations: Destinations) -> Self {
+        let tables = builder.snapshot();
+        let bytes = builder.memory();
+        Self {
+            tables,
+            destinations,
+            bytes,
+        }
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Bytes of all tables.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whose packets there may be.
+    #[must_use]
+    pub const fn destinations(&self) -> &Destinations {
+        &self.destinations
     }
 }
 
@@ -224,17 +242,32 @@ fn relay(workers: usize) -> TablesBuilder {
     builder
 }
 
-fn insert(
-    builder: &mut TablesBuilder,
-    peer: u32,
-    prefixes: &[Ipv6Prefix],
-    encap: EncapKind,
-) -> Result<TunnelId, TableError> {
+/// A relay with `count` tunnels of 6in4, a /48 each, for as many workers.
+///
+/// # Errors
+/// What the tables refuse.
+pub fn programmed(
+    count: u32,
+    layout: Layout,
+    workers: usize,
+) -> Result<(TablesBuilder, Vec<Destination>), TableError> {
+    let mut builder = relay(workers);
+    let mut destinations = Vec::new();
+    for (peer, prefix) in (FIRST_PEER..).zip(prefixes(count, layout)) {
+        builder.insert_tunnel(&spec(peer, &[prefix], EncapKind::SixInFour))?;
+        destinations.push(Destination { peer, prefix });
+    }
+    Ok((builder, destinations))
+}
+
+/// A tunnel to a peer.
+#[must_use]
+pub fn spec(peer: u32, prefixes: &[Ipv6Prefix], encap: EncapKind) -> TunnelSpec {
     let mut spec = TunnelSpec::new(LOCAL, Ipv4Addr::from(peer));
     spec.mtu = 1480;
     spec.encap = encap;
     spec.prefixes = prefixes.to_vec();
-    builder.insert_tunnel(&spec)
+    spec
 }
 
 fn prefixes(count: u32, layout: Layout) -> Vec<Ipv6Prefix> {

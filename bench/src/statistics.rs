@@ -24,24 +24,26 @@ impl Summary {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         Self {
-            median: quantile(&sorted, 2),
-            lower_quartile: quantile(&sorted, 1),
-            upper_quartile: quantile(&sorted, 3),
+            median: quantile(&sorted, 0.5),
+            lower_quartile: quantile(&sorted, 0.25),
+            upper_quartile: quantile(&sorted, 0.75),
             min: sorted.first().copied().unwrap_or(0.0),
             rounds: sorted.len(),
         }
     }
 }
 
-/// The `quarter`th quartile of sorted values, between the two nearest of them.
-fn quantile(sorted: &[f64], quarter: usize) -> f64 {
+/// What this share of sorted values is below, between the two nearest of them; 0 of none.
+#[must_use]
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return 0.0;
     };
-    let at = last * quarter;
-    let low = sorted[at / 4];
-    let high = sorted[(at / 4 + 1).min(last)];
-    low + (high - low) * (at % 4) as f64 / 4.0
+    let at = last as f64 * share.clamp(0.0, 1.0);
+    let below = (at as usize).min(last);
+    let low = sorted[below];
+    let high = sorted[(below + 1).min(last)];
+    low + (high - low) * (at - below as f64)
 }
 
 /// `a / b` of each round, paired: what disturbs one of a round disturbs the other too.
@@ -73,6 +75,8 @@ mod tests {
         assert_eq!((four.min, four.rounds), (1.0, 4));
         assert_eq!(Summary::of(&[]), Summary::default());
         assert_eq!(Summary::of(&[7.0]).upper_quartile, 7.0);
+        let shares = [0.0, 0.5, 0.75, 1.0, 2.0].map(|share| quantile(&[1.0, 2.0, 4.0], share));
+        assert_eq!(shares, [1.0, 2.0, 3.0, 4.0, 4.0]);
     }
 
     #[test]

@@ -4,13 +4,14 @@
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
-use sixferry_bench::e2e::controller::{self, Job, Load};
+use sixferry_bench::e2e::controller::{self, Changed, Job, Load};
 use sixferry_bench::e2e::lab::{self, Lab};
 use sixferry_bench::e2e::matrix::{self, PAIRS};
 use sixferry_bench::e2e::reference::{self, Work};
 use sixferry_bench::e2e::report::{Report, Skipped};
+use sixferry_bench::e2e::rig::Rig;
 use sixferry_bench::e2e::trial::{Plan, Stand, Test, Trial};
-use sixferry_bench::e2e::{Context, Error, floods, peers, resync, timing};
+use sixferry_bench::e2e::{Context, Error, changer, changes, first, floods, peers, resync, timing};
 use sixferry_bench::environment::{self, Environment};
 use sixferry_bench::pktgen::role::Seat;
 use sixferry_bench::pktgen::sizes::Sizes;
@@ -22,6 +23,7 @@ use std::time::Duration;
 /// The tests that are none of the rounds.
 const TIMING: &str = "timing";
 const RESYNC: &str = "resync";
+const CHANGES: &str = "changes";
 const FLOODS: &str = "floods";
 /// Tries of a trial in which generator or device lack CPU time.
 const ATTEMPTS: usize = 3;
@@ -69,7 +71,8 @@ struct Bench {
     #[arg(long, default_value_t = 2)]
     events: u32,
     /// Run only these tests; `timing` has loss-free rates, delays and idle round trips, `resync` a
-    /// control process under traffic, and in `floods` most packets are bad
+    /// control process under traffic, `changes` what programming a million tunnels takes, and in `floods`
+    /// most packets are bad
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -90,10 +93,19 @@ enum Role {
         kind: String,
         count: u32,
         #[arg(long)]
-        changed: Option<u32>,
+        changed: Changed,
         #[arg(long)]
         cpu: Option<usize>,
         #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
+        nice: i32,
+    },
+    #[command(hide = true)]
+    Changer {
+        socket: PathBuf,
+        from: u32,
+        to: u32,
+        cpu: usize,
+        #[arg(long, allow_hyphen_values = true)]
         nice: i32,
     },
     #[command(hide = true)]
@@ -123,6 +135,13 @@ fn main() -> ExitCode {
             egress,
             tunnels,
         }) => peers::decap_in_kernel(&ingress, &egress, tunnels),
+        Some(Role::Changer {
+            socket,
+            from,
+            to,
+            cpu,
+            nice,
+        }) => changer::run(&socket, from..to, Seat { cpu, nice }),
         Some(Role::Controller {
             socket,
             kind,
@@ -156,12 +175,14 @@ struct Measured {
     throughput: Option<Report>,
     timing: Option<timing::Report>,
     resync: Option<resync::Report>,
+    changes: Option<changes::Report>,
     floods: Option<floods::Report>,
 }
 
 impl Measured {
     fn is_good(&self) -> bool {
         self.resync.as_ref().is_none_or(resync::Report::is_clean)
+            && self.changes.as_ref().is_none_or(changes::Report::is_clean)
             && self.floods.as_ref().is_none_or(floods::Report::is_clean)
     }
 }
@@ -190,7 +211,7 @@ fn bench(args: &Bench) -> Result<bool, Error> {
     let (mut tests, mut skipped) = matrix::tests(args.tunnels);
     skipped.retain(|test| wanted(test.name));
     let known = |name: &String| {
-        [TIMING, RESYNC, FLOODS].contains(&name.as_str())
+        [TIMING, RESYNC, CHANGES, FLOODS].contains(&name.as_str())
             || tests.iter().any(|test| test.name == *name)
     };
     if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
@@ -212,10 +233,8 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         print!("{report}");
         measured.timing = Some(report);
     }
-    if wanted(RESYNC) {
-        let report = resync::run(&Lab::new()?, &plan, args.tunnels, args.events)?;
-        print!("{report}");
-        measured.resync = Some(report);
+    if wanted(RESYNC) || wanted(CHANGES) {
+        at_scale(args, &plan, wanted, &mut measured)?;
     }
     if wanted(FLOODS) {
         let report = floods::run(&Lab::new()?, &plan, args.tunnels)?;
@@ -229,6 +248,32 @@ fn bench(args: &Bench) -> Result<bool, Error> {
     let text = serde_json::to_vec_pretty(&measured).during("the report")?;
     std::fs::write(&args.json, text).during(args.json.display().to_string())?;
     Ok(measured.is_good())
+}
+
+/// What needs a daemon with all tunnels.
+fn at_scale(
+    args: &Bench,
+    plan: &Plan,
+    wanted: impl Fn(&str) -> bool,
+    measured: &mut Measured,
+) -> Result<(), Error> {
+    let alone = wanted(CHANGES)
+        .then(|| first::run_alone(plan))
+        .transpose()?;
+    let lab = Lab::new()?;
+    let mut rig = Rig::start(&lab, plan, args.tunnels)?;
+    let rates = rig.rates()?;
+    if wanted(RESYNC) {
+        let report = resync::run(&mut rig, plan, rates, args.events)?;
+        print!("{report}");
+        measured.resync = Some(report);
+    }
+    if let Some(alone) = alone {
+        let report = changes::run(rig, plan, rates)?.and_alone(alone);
+        print!("{report}");
+        measured.changes = Some(report);
+    }
+    Ok(())
 }
 
 fn timings(args: &Bench, plan: &Plan) -> Result<timing::Report, Error> {

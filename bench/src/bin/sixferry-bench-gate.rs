@@ -70,7 +70,8 @@ fn run(work: Work) -> Result<bool, TableError> {
     let mut memory = Memory::new();
     let mut arena = Arena::new(&mut memory, 1);
     let mut local = local();
-    arena.fill(senders.as_ref().unwrap_or(&tables), direction, INNER);
+    let senders = senders.as_ref().unwrap_or(&tables).destinations();
+    arena.fill(senders, direction, INNER);
     let mut right = 0;
     arena.batches(
         tables.tables(),

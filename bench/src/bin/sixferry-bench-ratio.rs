@@ -9,6 +9,7 @@
 use clap::Parser;
 use serde::Serialize;
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory, Shape};
+use sixferry_bench::cpu;
 use sixferry_bench::goals::Goal;
 use sixferry_bench::latency;
 use sixferry_bench::population::{Layout, Population, local};
@@ -115,7 +116,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     if let Some(cpu) = args.cpu {
-        pin(cpu)?;
+        cpu::pin(cpu)?;
     }
     let cases = measure(args)?;
     let report = Report {
@@ -351,20 +352,6 @@ fn print(report: &Report) {
         );
     }
     for goal in &report.goals {
-        let Goal {
-            number,
-            what,
-            figure,
-            must,
-            aim,
-            verdict,
-        } = goal;
-        println!("goal {number:>2}: {what}: {figure:.2} (must {must}, aim {aim}): {verdict:?}");
+        println!("{goal}");
     }
-}
-
-fn pin(cpu: usize) -> Result<(), rustix::io::Errno> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set)
 }

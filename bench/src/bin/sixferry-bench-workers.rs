@@ -7,6 +7,7 @@
 
 use clap::Parser;
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory, Shape};
+use sixferry_bench::cpu;
 use sixferry_bench::population::{Layout, Population, local_of};
 use sixferry_bench::statistics::{Summary, ratios};
 use sixferry_fwd::{BATCH_MAX, TableError};
@@ -86,7 +87,7 @@ fn round(args: &Args, direction: Direction, workers: &[(&Population, usize)]) ->
     let start = Barrier::new(workers.len());
     let work = |cpu: usize, population: &Population, worker: usize| {
         // where that is not allowed the kernel's choice has to do
-        _ = pin(cpu);
+        _ = cpu::pin(cpu);
         let mut memory = Memory::new();
         let mut arena = Arena::new(&mut memory, cpu as u64 + 1);
         let mut local = local_of(worker, 2);
@@ -112,10 +113,4 @@ fn round(args: &Args, direction: Direction, workers: &[(&Population, usize)]) ->
         let times = threads.into_iter().filter_map(|thread| thread.join().ok());
         times.sum::<f64>() / workers.len() as f64
     })
-}
-
-fn pin(cpu: usize) -> Result<(), rustix::io::Errno> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set)
 }

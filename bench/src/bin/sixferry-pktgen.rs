@@ -53,6 +53,8 @@ enum Part {
         cpu: usize,
         #[arg(long, allow_hyphen_values = true)]
         nice: i32,
+        #[arg(long)]
+        mode: Choice,
     },
     Sink {
         interface: String,
@@ -288,9 +290,10 @@ fn obey(part: Part) -> Result<(), Error> {
             traffic,
             cpu,
             nice,
+            mode,
         } => {
             let traffic: Traffic = serde_json::from_str(&traffic).during("--traffic")?;
-            generator::obey(&interface, &traffic, Seat { cpu, nice })
+            generator::obey(&interface, &traffic, Seat { cpu, nice }, mode)
         }
     }
 }

@@ -5,6 +5,7 @@ use super::daemon::{Counted, Daemon};
 use super::lab::{Lab, Place};
 use crate::pktgen::stream::{Tester, settle};
 use serde::Serialize;
+use std::fmt;
 use std::time::Duration;
 
 /// Longer than counters of a worker may be old.
@@ -60,6 +61,16 @@ impl Account {
     #[must_use]
     pub fn lost(&self) -> i64 {
         difference(self.generated, self.arrived)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "wire {}, ring {}, worker {}, after {}, unexplained {}",
+            self.before, self.at_ring, self.in_worker, self.after, self.unexplained
+        )
     }
 }
 

@@ -13,17 +13,19 @@ use sixferry_client::{
     Client, ElectionId, Encap, Options, ProgramOptions, ProgramReport, Progress, Rebind, Target,
     Tunnel, UdpEncap,
 };
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// It tells how far it is after every so many tunnels.
 const STEP: u64 = 1 << 14;
 /// The MTU of the tunnel that a re-sync changes.
 const OTHER_MTU: u16 = 1400;
-const OWNER: &str = "bench";
+pub(super) const OWNER: &str = "bench";
 
 /// Which tunnels a daemon has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Load {
         }
     }
 
-    fn list(self, changed: Option<u32>) -> Vec<Tunnel> {
+    fn list(self, changed: Changed) -> Vec<Tunnel> {
         if let Self::Routes(count) = self {
             return routed(count as usize);
         }
@@ -96,7 +98,7 @@ fn routed(count: usize) -> Vec<Tunnel> {
     let mut tunnels: Vec<Tunnel> = (0..ROUTED_TUNNELS.min(count) as u32)
         .map(|flow| Tunnel {
             prefixes: Vec::new(),
-            ..tunnel(flow, None)
+            ..tunnel(flow, Changed::Nothing)
         })
         .collect();
     let places = tunnels.len();
@@ -107,13 +109,57 @@ fn routed(count: usize) -> Vec<Tunnel> {
     tunnels
 }
 
+/// Tunnels that a control process wants otherwise than they were loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// None.
+    Nothing,
+    /// That of this flow.
+    One(u32),
+    /// Each.
+    All,
+}
+
+impl Changed {
+    const fn has(self, flow: u32) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::One(one) => one == flow,
+            Self::All => true,
+        }
+    }
+}
+
+/// As on a control process's command line.
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("nothing"),
+            Self::One(flow) => flow.fmt(f),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+impl FromStr for Changed {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "nothing" => Ok(Self::Nothing),
+            "all" => Ok(Self::All),
+            number => Ok(Self::One(number.parse()?)),
+        }
+    }
+}
+
 /// What a control process is to do: a re-sync of all tunnels, which loads them the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Which tunnels there are.
     pub load: Load,
-    /// The one that is to be different.
-    pub changed: Option<u32>,
+    /// Which of them are to be different.
+    pub changed: Changed,
     /// The CPU to stay on, and its weight there; absent: any, before others.
     pub seat: Option<Seat>,
 }
@@ -140,12 +186,13 @@ pub(super) fn tunnel_name(flow: u32) -> String {
     format!("flow-{flow}")
 }
 
-fn tunnel(flow: u32, changed: Option<u32>) -> Tunnel {
+/// The tunnel of a flow.
+pub(super) fn tunnel(flow: u32, changed: Changed) -> Tunnel {
     let remote = Ipv4Addr::from(FIRST_PEER + flow);
     let mut tunnel = Tunnel::new(tunnel_name(flow), LOCAL, remote);
     let address = Ipv6Addr::from(prefix(flow));
     tunnel.prefixes = Ipv6Net::new(address, 48).into_iter().collect();
-    if changed == Some(flow) {
+    if changed.has(flow) {
         tunnel.mtu = OTHER_MTU;
     }
     tunnel
@@ -228,9 +275,7 @@ impl Controller {
         let mut command = lab.command(Place::Device, &program);
         command.arg("controller").arg(socket);
         command.args(job.load.words());
-        if let Some(changed) = job.changed {
-            command.args(["--changed", &changed.to_string()]);
-        }
+        command.args(["--changed", &job.changed.to_string()]);
         let nice = job.seat.map_or(role::FIRST_IN_LINE, |seat| seat.nice);
         if let Some(seat) = job.seat {
             command.args(["--cpu", &seat.cpu.to_string(), "--nice", &nice.to_string()]);

@@ -1,6 +1,6 @@
 //! `sixferryd` as the device under test.
 
-use super::controller::{Controller, Job, Load, Said, tunnel_name};
+use super::controller::{Changed, Controller, Job, Load, Said, tunnel_name};
 use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
 use super::role;
@@ -107,7 +107,7 @@ impl Daemon {
     pub fn load(&self, lab: &Lab, load: Load) -> Result<(Said, Duration), Error> {
         let job = Job {
             load,
-            changed: None,
+            changed: Changed::Nothing,
             seat: None,
         };
         Controller::start(lab, &self.socket(), job)?.finish()

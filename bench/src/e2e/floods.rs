@@ -62,7 +62,7 @@ impl Report {
 /// What does not start.
 pub fn run(lab: &Lab, plan: &Plan, tunnels: u32) -> Result<Report, Error> {
     let mut rig = Rig::start(lab, plan, tunnels)?;
-    let (_, loss_free) = rig.rates()?;
+    let loss_free = rig.rates()?.loss_free;
     let mut report = Report {
         tunnels,
         loss_free_mpps: loss_free,

@@ -3,6 +3,7 @@
 use super::{Context, Error};
 use crate::frame::{INSIDE_MAC, OUTSIDE_MAC, RELAY_MAC};
 use crate::pktgen;
+use crate::pktgen::generator::Choice;
 pub use crate::pktgen::remote::{Role, hold, weigh};
 use crate::pktgen::role::{FIRST_IN_LINE, Seat};
 use crate::pktgen::traffic::Traffic;
@@ -330,12 +331,21 @@ impl Lab {
     /// # Errors
     /// What does not start.
     pub fn generator(&self, traffic: &Traffic, cpu: usize) -> Result<Role, Error> {
-        let seat = Seat {
-            cpu,
-            nice: FIRST_IN_LINE,
-        };
+        let nice = FIRST_IN_LINE;
+        self.sender(traffic, Seat { cpu, nice }, Choice::Xdp)
+    }
+
+    /// The same for a few frames a second: it leaves most of its CPU to others.
+    ///
+    /// # Errors
+    /// What does not start.
+    pub fn slow_generator(&self, traffic: &Traffic, cpu: usize) -> Result<Role, Error> {
+        self.sender(traffic, Seat { cpu, nice: 0 }, Choice::Packet)
+    }
+
+    fn sender(&self, traffic: &Traffic, seat: Seat, choice: Choice) -> Result<Role, Error> {
         let mut command = self.command(Place::Generator, &pktgen::program()?);
-        pktgen::spawn_generator(&mut command, "gen0", traffic, seat)
+        pktgen::spawn_generator(&mut command, "gen0", traffic, seat, choice)
     }
 
     /// Starts a sink.

@@ -10,9 +10,12 @@
 //! shared machine, and on veth at all, absolute figures say little.
 
 pub mod account;
+pub mod changer;
+pub mod changes;
 pub mod controller;
 pub mod daemon;
 pub mod device;
+pub mod first;
 pub mod floods;
 pub mod lab;
 pub mod matrix;

@@ -5,9 +5,8 @@
 //! the kernel lets of the daemon's own control threads share the other.
 
 use super::account::{self, Account};
-use super::controller::{Controller, Job, Load, Said};
-use super::lab::Lab;
-use super::rig::Rig;
+use super::controller::{Changed, Controller, Job, Load, Said};
+use super::rig::{Rates, Rig};
 use super::trial::Plan;
 use super::{Context, Error};
 use crate::pktgen::pace::Pace;
@@ -93,10 +92,9 @@ fn lost(phases: &[Phase]) -> i64 {
     lost
 }
 
-struct Bench<'a> {
-    rig: Rig<'a>,
+struct Bench<'a, 'lab> {
+    rig: &'a mut Rig<'lab>,
     plan: &'a Plan,
-    tunnels: u32,
     /// The tunnel that the next control process changes; what its predecessors changed it puts right.
     changed: u32,
 }
@@ -105,17 +103,14 @@ struct Bench<'a> {
 ///
 /// # Errors
 /// What does not start, and when a control process did not do what it should.
-pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, Error> {
-    let mut rig = Rig::start(lab, plan, tunnels)?;
-    let (load, resident) = (rig.load, rig.daemon.resident()?.0);
-    let (flat_out, loss_free) = rig.rates()?;
+pub fn run(rig: &mut Rig<'_>, plan: &Plan, rates: Rates, rounds: u32) -> Result<Report, Error> {
+    let (tunnels, load, resident) = (rig.tunnels, rig.load, rig.resident[1]);
     let mut bench = Bench {
         rig,
         plan,
-        tunnels,
         changed: 0,
     };
-    let asked = loss_free / 2.0;
+    let asked = rates.loss_free / 2.0;
     let mut phases = Vec::new();
     for _ in 0..rounds {
         for event in Event::ALL {
@@ -135,15 +130,15 @@ pub fn run(lab: &Lab, plan: &Plan, tunnels: u32, rounds: u32) -> Result<Report, 
         load_seconds: load.as_secs_f64(),
         resident_loaded_mib: resident >> 20,
         resident_peak_mib: bench.rig.daemon.resident()?.1 >> 20,
-        flat_out_mpps: flat_out,
-        loss_free_mpps: loss_free,
+        flat_out_mpps: rates.flat_out,
+        loss_free_mpps: rates.loss_free,
         asked_mpps: asked,
         lost: lost(&phases),
         phases,
     })
 }
 
-impl Bench<'_> {
+impl Bench<'_, '_> {
     fn phase(&mut self, event: Event, mpps: f64) -> Result<Phase, Error> {
         let before = self.rig.account()?;
         let worker = self.rig.daemon.worker_on_cpu()?;
@@ -168,8 +163,8 @@ impl Bench<'_> {
 
     fn happen(&mut self, event: Event) -> Result<(), Error> {
         let job = Job {
-            load: Load::SixInFour(self.tunnels),
-            changed: Some(self.changed),
+            load: Load::SixInFour(self.rig.tunnels),
+            changed: Changed::One(self.changed),
             seat: Some(Seat {
                 cpu: self.plan.generator_cpu,
                 nice: CONTROLLER_NICE,
@@ -181,7 +176,7 @@ impl Bench<'_> {
             Event::Killed => {
                 self.changed += 1;
                 let controller = Controller::start(self.rig.lab, &socket, job)?;
-                controller.kill_after(u64::from(self.tunnels / 2))?;
+                controller.kill_after(u64::from(self.rig.tunnels / 2))?;
             }
             Event::Resync => {
                 self.changed += 1;
@@ -193,7 +188,7 @@ impl Bench<'_> {
             }
         }
         let tunnels = self.rig.daemon.counted()?.1;
-        if tunnels != u64::from(self.tunnels) {
+        if tunnels != u64::from(self.rig.tunnels) {
             return Err(format!("{tunnels} tunnels are left")).during(format!("{event:?}"));
         }
         Ok(())
@@ -220,15 +215,7 @@ impl fmt::Display for Phase {
             account.lost()
         )?;
         if account.lost() != 0 || account.unexplained != 0 {
-            write!(
-                f,
-                "  wire {}, ring {}, worker {}, after {}, unexplained {}",
-                account.before,
-                account.at_ring,
-                account.in_worker,
-                account.after,
-                account.unexplained
-            )?;
+            write!(f, "  {account}")?;
         }
         write!(f, "  worker's share {:.2}", self.worker_share)
     }

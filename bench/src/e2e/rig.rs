@@ -16,6 +16,15 @@ use std::time::Duration;
 /// Steps of the search for the loss-free rate: to 1.6 % of the flat-out rate.
 const STEPS: u32 = 6;
 
+/// Million packets a second.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// What gets through when more comes than can.
+    pub flat_out: f64,
+    /// The most without loss.
+    pub loss_free: f64,
+}
+
 /// What runs.
 #[derive(Debug)]
 pub struct Rig<'a> {
@@ -27,6 +36,10 @@ pub struct Rig<'a> {
     pub tester: Tester,
     /// How long loading the tunnels took.
     pub load: Duration,
+    /// Resident memory before and after that, in bytes.
+    pub resident: [u64; 2],
+    /// How many tunnels there are.
+    pub tunnels: u32,
     window: Duration,
 }
 
@@ -38,10 +51,12 @@ impl<'a> Rig<'a> {
     pub fn start(lab: &'a Lab, plan: &Plan, tunnels: u32) -> Result<Self, Error> {
         let sink = lab.sink(Place::Sink, "sink0")?;
         let daemon = Daemon::start(lab, &plan.daemon, plan.device_cpu)?;
+        let empty = daemon.resident()?.0;
         let (said, load) = daemon.load(lab, Load::SixInFour(tunnels))?;
         if said.created != u64::from(tunnels) {
             return Err(format!("{said:?}")).during("loading");
         }
+        let resident = daemon.resident()?.0;
         let traffic = Traffic {
             flows: tunnels,
             sizes: Sizes::one(plan.frame_len),
@@ -58,6 +73,8 @@ impl<'a> Rig<'a> {
         tester.generator.tell(&Pace::Paused.line())?;
         Ok(Self {
             lab,
+            resident: [empty, resident],
+            tunnels,
             daemon,
             tester,
             load,
@@ -73,12 +90,11 @@ impl<'a> Rig<'a> {
         account::take(self.lab, &self.daemon, &mut self.tester)
     }
 
-    /// Million packets a second that get through when more come than can, and the highest rate
-    /// without loss.
+    /// What gets through when more comes than can, and the highest rate without loss.
     ///
     /// # Errors
     /// When every rate loses packets.
-    pub fn rates(&mut self) -> Result<(f64, f64), Error> {
+    pub fn rates(&mut self) -> Result<Rates, Error> {
         let flat_out = self.tester.flat_out(self.window)?.received_mpps();
         let search = Search {
             trial: self.window,
@@ -91,6 +107,9 @@ impl<'a> Rig<'a> {
             let (sent, lost) = (step.outcome.sent, step.outcome.lost);
             eprintln!("{:.3} Mpps: {sent} packets, {lost} lost", step.mpps);
         }
-        Ok((flat_out, found.rate()?))
+        Ok(Rates {
+            flat_out,
+            loss_free: found.rate()?,
+        })
     }
 }

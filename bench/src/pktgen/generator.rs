@@ -37,6 +37,17 @@ enum Sender {
     Packet(PacketSender),
 }
 
+impl Choice {
+    /// As on the command line.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::Packet => "packet",
+        }
+    }
+}
+
 impl Generator {
     /// Starts to send at `pace`, from an interface of the caller's namespace.
     ///
@@ -138,9 +149,9 @@ fn try_live(
 ///
 /// # Errors
 /// What the kernel refuses.
-pub fn obey(interface: &str, traffic: &Traffic, seat: Seat) -> Result<(), Error> {
+pub fn obey(interface: &str, traffic: &Traffic, seat: Seat, choice: Choice) -> Result<(), Error> {
     let first = Pace::Paused.orders(u64::MAX);
-    let mut generator = Generator::start(interface, traffic, Some(seat), Choice::Xdp, first)?;
+    let mut generator = Generator::start(interface, traffic, Some(seat), choice, first)?;
     role::serve(|line| {
         if !line.is_empty() {
             generator.order(line.parse::<Orders>().during("an order")?)?;

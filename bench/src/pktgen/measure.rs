@@ -1,5 +1,6 @@
 //! Rates and delays of a device that stands between two interfaces of this host, whatever it is.
 
+use super::generator::Choice;
 use super::histogram::Delays;
 use super::operate::{Output, print};
 use super::pace::Pace;
@@ -146,7 +147,13 @@ fn round(job: &Measure) -> Result<Round, Error> {
     };
     let sink = spawn_sink(&mut Command::new(&program), &job.sink, seat.nice)?;
     let mut generator = Command::new(&program);
-    let generator = spawn_generator(&mut generator, &job.generator, &job.traffic, seat)?;
+    let generator = spawn_generator(
+        &mut generator,
+        &job.generator,
+        &job.traffic,
+        seat,
+        Choice::Xdp,
+    )?;
     let mut tester = Tester {
         generator,
         sink,

@@ -27,6 +27,7 @@ pub mod stream;
 pub mod traffic;
 
 use crate::error::{Context, Error};
+use generator::Choice;
 use remote::Role;
 use role::Seat;
 use std::path::PathBuf;
@@ -66,12 +67,14 @@ pub fn spawn_generator(
     interface: &str,
     traffic: &Traffic,
     seat: Seat,
+    choice: Choice,
 ) -> Result<Role, Error> {
     let traffic = serde_json::to_string(traffic).during("the traffic")?;
     command
         .args(["obey", "generator", interface, "--traffic", &traffic])
         .args(["--cpu", &seat.cpu.to_string()])
-        .args(["--nice", &seat.nice.to_string()]);
+        .args(["--nice", &seat.nice.to_string()])
+        .args(["--mode", choice.word()]);
     Role::spawn(format!("generator at {interface}"), command, seat.nice)
 }
 

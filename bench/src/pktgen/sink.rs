@@ -4,7 +4,7 @@ use super::histogram::{BUCKETS, Histogram};
 use super::role::{self, Reading};
 use crate::error::{Context, Error};
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray};
+use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{Xdp, xdp::XdpMode};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,20 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/si
 
 /// The question for delays too; any other line is for the counters alone.
 pub const DELAYS: &str = "delays";
+
+/// The question for the first tagged frame too.
+pub const FIRST: &str = "first";
+/// The order to forget which tagged frame was the first.
+pub const FORGET: &str = "forget";
+
+/// The first tagged frame, in nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct First {
+    /// When it arrived.
+    pub arrived: u64,
+    /// When it was sent.
+    pub sent: u64,
+}
 
 /// What a sink has counted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -30,12 +44,16 @@ pub struct Arrived {
     /// How long the tagged frames took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delays: Option<Histogram>,
+    /// The first tagged frame since it was forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<First>,
 }
 
 /// A sink at work; it ends when dropped.
 pub struct Sink {
     arrived: PerCpuArray<MapData, u64>,
     delays: PerCpuArray<MapData, u64>,
+    first: Array<MapData, [u64; 2]>,
     generic: bool,
     // holds the program at its interface
     _ebpf: Ebpf,
@@ -53,6 +71,7 @@ impl Sink {
         let mut map = |name: &str| ebpf.take_map(name).ok_or("no such map").during(name);
         let arrived = PerCpuArray::try_from(map("arrived")?).during("arrived")?;
         let delays = PerCpuArray::try_from(map("delays")?).during("delays")?;
+        let first = Array::try_from(map("first")?).during("first")?;
         let program = ebpf
             .program_mut("sixferry_sink")
             .ok_or("no such program")
@@ -73,6 +92,7 @@ impl Sink {
         Ok(Self {
             arrived,
             delays,
+            first,
             generic,
             _ebpf: ebpf,
         })
@@ -105,7 +125,28 @@ impl Sink {
             reordered: total(5)?,
             skewed: total(6)?,
             delays: None,
+            first: None,
         })
+    }
+
+    /// What has arrived, and which tagged frame was the first.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn counters_and_first(&self) -> Result<Arrived, Error> {
+        let [arrived, sent] = self.first.get(&0, 0).during("first")?;
+        Ok(Arrived {
+            first: (arrived > 0).then_some(First { arrived, sent }),
+            ..self.counters()?
+        })
+    }
+
+    /// The next tagged frame is the first.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn forget(&mut self) -> Result<(), Error> {
+        self.first.set(0, [0, 0], 0).during("first")
     }
 
     /// What has arrived, and how long it took.
@@ -130,9 +171,14 @@ impl Sink {
 /// # Errors
 /// What the kernel refuses.
 pub fn obey(interface: &str) -> Result<(), Error> {
-    let sink = Sink::attach(interface)?;
+    let mut sink = Sink::attach(interface)?;
     role::serve(|line| match line {
         DELAYS => sink.counters_and_delays(),
+        FIRST => sink.counters_and_first(),
+        FORGET => {
+            sink.forget()?;
+            sink.counters()
+        }
         _ => sink.counters(),
     })
 }

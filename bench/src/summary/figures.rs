@@ -80,9 +80,14 @@ impl Figures {
         }
     }
 
+    /// A number, if there is one.
+    pub(super) fn found(&self, pointer: &str) -> Option<f64> {
+        self.at(pointer)?.as_f64()
+    }
+
     /// A number, 0 where there is none.
     pub(super) fn number(&self, pointer: &str) -> f64 {
-        self.at(pointer).and_then(Value::as_f64).unwrap_or(0.0)
+        self.found(pointer).unwrap_or(0.0)
     }
 
     pub(super) fn rates(&self) -> Vec<Rate> {
@@ -133,16 +138,19 @@ impl Figures {
         spread(self.at(&format!("/timing{field}"))?)
     }
 
-    pub(super) fn lost_in_resync(&self) -> Option<Spread> {
+    /// Frames lost while tunnels were re-synced or changed, in all that was measured.
+    pub(super) fn lost(&self) -> Option<Spread> {
+        let found = ["/resync/lost", "/changes/lost"].map(|pointer| self.found(pointer));
+        let lost = found.into_iter().flatten().reduce(|a, b| a + b)?;
         Some(Spread {
-            median: self.at("/resync/lost")?.as_f64()?,
+            median: lost,
             quartiles: None,
             rounds: None,
         })
     }
 
     /// What other programs found out about a goal: what it is, and the figure.
-    pub(super) fn judged(&self, number: u8) -> Vec<(String, f64)> {
+    pub(super) fn judged(&self, number: u8) -> Vec<(String, Spread)> {
         let lists = self
             .files
             .iter()
@@ -150,7 +158,13 @@ impl Figures {
         let of = |goal: &Value| {
             let right = goal.get("number")?.as_u64()? == u64::from(number);
             let what = goal.get("what")?.as_str()?.to_owned();
-            Some((what, goal.get("figure")?.as_f64()?)).filter(|_| right)
+            let alone = Spread {
+                median: goal.get("figure")?.as_f64()?,
+                quartiles: None,
+                rounds: None,
+            };
+            let of_rounds = goal.get("spread").and_then(spread);
+            Some((what, of_rounds.unwrap_or(alone))).filter(|_| right)
         };
         lists.flatten().filter_map(of).collect()
     }

@@ -71,8 +71,8 @@ enum Source {
     Ratio(&'static str, &'static str),
     /// A field of the timing part, and the one that stands beside it.
     Timing(&'static str, Option<(&'static str, &'static str)>),
-    /// Frames lost during re-syncs.
-    Resync,
+    /// Frames lost during re-syncs and changes.
+    Lost,
     /// Some program has judged it: these files have a list of goals.
     Judged(&'static str),
     /// It cannot be measured here.
@@ -189,13 +189,13 @@ const WANTED: [Wanted; 18] = [
         13,
         "rate while 10,000 tunnels change each second / without",
         [0.95, 0.99],
-        Source::Judged("by a bench of its own"),
+        Source::Judged("by sixferry-bench-changes"),
     ),
     at_most(
         14,
-        "frames lost by untouched tunnels during re-syncs",
+        "frames lost by untouched tunnels during re-syncs and 10,000 changes/s",
         [0.0, 0.0],
-        Source::Resync,
+        Source::Lost,
     ),
     at_least(
         15,
@@ -248,23 +248,16 @@ impl Wanted {
                 });
                 one(figures.timing(field), note.unwrap_or_default())
             }
-            Source::Resync => one(figures.lost_in_resync(), String::new()),
+            Source::Lost => one(figures.lost(), String::new()),
             Source::Nowhere(why) => one(None, why.to_owned()),
             Source::Judged(by) => {
                 let found = figures.judged(self.number);
                 if found.is_empty() {
                     return one(None, format!("{by}: not in these files"));
                 }
-                let goal = |(what, figure): (String, f64)| {
-                    let spread = Spread {
-                        median: figure,
-                        quartiles: None,
-                        rounds: None,
-                    };
-                    Goal {
-                        what,
-                        ..self.goal(Some(spread), String::new())
-                    }
+                let goal = |(what, spread): (String, Spread)| Goal {
+                    what,
+                    ..self.goal(Some(spread), String::new())
                 };
                 found.into_iter().map(goal).collect()
             }
@@ -365,7 +358,8 @@ mod tests {
         });
         let memory = json!({"goals": [
             {"number": 7, "what": "one tunnel", "figure": 1.2},
-            {"number": 7, "what": "a million", "figure": 1.6}
+            {"number": 7, "what": "a million", "figure": 1.6},
+            {"number": 13, "what": "decap", "figure": 0.96, "spread": summary(0.96)}
         ]});
         let goals = judge(&Figures::new(vec![e2e, memory]));
         let of = |number| goals.iter().filter(move |goal| goal.number == number);
@@ -378,9 +372,16 @@ mod tests {
             Some("not installed")
         );
         assert_eq!(verdicts(7), [Verdict::Must, Verdict::Missed]);
+        let changes = of(13).map(|goal| (goal.verdict, goal.quartiles.is_some()));
+        assert!(changes.eq([(Verdict::Must, true)]));
         assert_eq!(verdicts(10), [Verdict::Missed]);
         let note = of(10).next().map(|goal| goal.note.as_str());
         assert_eq!(note, Some("the reference worker: 0.80"));
         assert_eq!(verdicts(14), [Verdict::Aim]);
+        let changes = json!({"resync": {"lost": 0}, "changes": {"lost": 2}});
+        let goals = judge(&Figures::new(vec![changes]));
+        let lost = goals.iter().find(|goal| goal.number == 14);
+        let lost = lost.map(|goal| (goal.figure, goal.verdict));
+        assert_eq!(lost, Some((Some(2.0), Verdict::Missed)));
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn text(summary: &Summary, figures: &Figures, plots: &[&str]) -> Stri
     ratios(&mut out, figures);
     timing(&mut out, figures);
     resync(&mut out, figures);
+    at_scale(&mut out, figures);
     out
 }
 
@@ -169,7 +170,7 @@ fn timing(out: &mut String, figures: &Figures) {
 }
 
 fn resync(out: &mut String, figures: &Figures) {
-    if figures.lost_in_resync().is_none() {
+    if figures.found("/resync/lost").is_none() {
         return;
     }
     line(
@@ -185,4 +186,147 @@ fn resync(out: &mut String, figures: &Figures) {
             figures.text("/resync/lost"),
         ),
     );
+}
+
+/// What programming takes: what it is, its unit, where its figures are.
+const AT_SCALE: [(&str, &str, &[&str]); 13] = [
+    ("all tunnels loaded", "s", &["/changes/load_seconds"]),
+    ("all replaced", "s", &["/changes/replace_seconds"]),
+    (
+        "all confirmed, none changed",
+        "s",
+        &["/changes/confirm_seconds"],
+    ),
+    (
+        "resident memory of the daemon, for each tunnel",
+        "bytes",
+        &["/changes/resident_bytes_a_tunnel"],
+    ),
+    (
+        "changes acknowledged, as many as go",
+        "a second",
+        &["/changes/fastest_per_second"],
+    ),
+    (
+        "changes acknowledged under traffic, of 10,000",
+        "a second",
+        &["/changes/reached_per_second"],
+    ),
+    (
+        "their acknowledgement, p50 / p99 / longest",
+        "ms",
+        &[
+            "/changes/acknowledged_ms/0",
+            "/changes/acknowledged_ms/1",
+            "/changes/acknowledged_ms/2",
+        ],
+    ),
+    (
+        "frames of untouched tunnels lost meanwhile",
+        "",
+        &["/changes/lost"],
+    ),
+    (
+        "call of the API to first packet, no other tunnels, p50 / p99 / longest",
+        "ms",
+        &[
+            "/changes/first_packets/0/through_ms/0",
+            "/changes/first_packets/0/through_ms/1",
+            "/changes/first_packets/0/through_ms/2",
+        ],
+    ),
+    (
+        "call of the API to first packet, beside all tunnels, p50 / p99 / longest",
+        "ms",
+        &[
+            "/changes/first_packets/1/through_ms/0",
+            "/changes/first_packets/1/through_ms/1",
+            "/changes/first_packets/1/through_ms/2",
+        ],
+    ),
+    (
+        "in memory: 10,000 changes/s, until the worker has one, p50 / p99",
+        "µs",
+        &[
+            "/in_memory_changes/cases/0/latency_us/0",
+            "/in_memory_changes/cases/0/latency_us/1",
+        ],
+    ),
+    (
+        "in memory, decap: longest batch of a round, with changes / without",
+        "µs",
+        &[
+            "/in_memory_changes/cases/0/longest_batch_us/0/median",
+            "/in_memory_changes/cases/0/longest_batch_us/1/median",
+        ],
+    ),
+    (
+        "in memory, encap: longest batch of a round, with changes / without",
+        "µs",
+        &[
+            "/in_memory_changes/cases/1/longest_batch_us/0/median",
+            "/in_memory_changes/cases/1/longest_batch_us/1/median",
+        ],
+    ),
+];
+
+fn at_scale(out: &mut String, figures: &Figures) {
+    let row = |(what, unit, pointers): &(&'static str, &'static str, &[&str])| {
+        let values = pointers.iter().map(|pointer| figures.found(pointer));
+        let texts: Option<Vec<String>> = values.map(|value| value.map(short)).collect();
+        Some((*what, format!("{} {unit}", texts?.join(" / "))))
+    };
+    let rows: Vec<(&str, String)> = AT_SCALE.iter().filter_map(row).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let places = ["/changes/tunnels", "/in_memory_changes/tunnels"];
+    let tunnels = places.iter().find_map(|place| figures.found(place));
+    line(
+        out,
+        format_args!(
+            "\n## Programming at scale\n\n{} tunnels. Generator, control process and the daemon's own \
+             control threads share one CPU.\n\n| what | figure |\n|---|---|",
+            tunnels.unwrap_or_default()
+        ),
+    );
+    for (what, figure) in rows {
+        line(out, format_args!("| {what} | {} |", figure.trim_end()));
+    }
+}
+
+/// Three digits are enough for people.
+fn short(value: f64) -> String {
+    if value.abs() >= 100.0 || value == 0.0 {
+        format!("{value:.0}")
+    } else if value.abs() >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_measured_is_in_the_section_and_nothing_else() {
+        let text = |value| {
+            let mut out = String::new();
+            at_scale(&mut out, &Figures::new(vec![value]));
+            out
+        };
+        assert_eq!(text(json!({"resync": {"lost": 0}})), "");
+        let all = text(json!({"changes": {
+            "tunnels": 1_048_576, "load_seconds": 3.24, "lost": 0,
+            "first_packets": [{"through_ms": [0.5, 1.25, 12.5]}]
+        }}));
+        assert!(all.contains("1048576 tunnels."), "{all}");
+        assert!(all.contains("| all tunnels loaded | 3.24 s |"), "{all}");
+        assert!(all.contains("lost meanwhile | 0 |"), "{all}");
+        assert!(all.contains("| 0.50 / 1.25 / 12.5 ms |"), "{all}");
+        assert!(!all.contains("replaced") && !all.contains("with all of them"));
+    }
 }

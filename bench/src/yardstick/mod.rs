@@ -67,10 +67,11 @@ impl Yardstick {
     /// The same tunnels and routes as those of `population`.
     #[must_use]
     pub fn new(population: &Population) -> Self {
-        let mut outer = Buckets::with_capacity(population.destinations().len());
+        let destinations = population.destinations().list();
+        let mut outer = Buckets::with_capacity(destinations.len());
         let mut tunnels: Vec<Tunnel> = Vec::new();
         let mut routes = vec![(0, 0, DEFAULT)];
-        for destination in population.destinations() {
+        for destination in destinations {
             let index = outer.get(destination.peer).unwrap_or_else(|| {
                 let index = tunnels.len() as u32;
                 outer.insert(destination.peer, index);
@@ -292,7 +293,7 @@ mod tests {
         let mut rng = Rng::new(1);
         let mut memory = vec![0; 2048];
         for _ in 0..1000 {
-            let flow = population.encap(&mut rng, 100);
+            let flow = population.destinations().encap(&mut rng, 100);
             let len = frame::write(&mut memory[HEAD..], &flow);
             let native = memory[HEAD + LINK..HEAD + len].to_vec();
             let sent = one(&mut memory, len, |batch| yardstick.encap(batch));
@@ -300,7 +301,7 @@ mod tests {
             let outer = memory[HEAD - 20 + LINK..][..20].to_vec();
             assert_eq!(checksum::fold(checksum::sum(&outer)), 0xffff);
             assert_eq!(memory[HEAD + LINK + 8..HEAD + len], native[8..]);
-            let flow = population.decap(&mut rng, 100);
+            let flow = population.destinations().decap(&mut rng, 100);
             let len = frame::write(&mut memory[HEAD..], &flow);
             let mut decap = |memory: &mut [u8]| {
                 let work = |batch: &mut [Slot<'_, '_>]| yardstick.decap(batch, Policy::Sources);

@@ -40,7 +40,7 @@ pub use limit::{Rate, TokenBucket};
 pub use mem::{MemLink, MemPort};
 pub use pcap::{LinkLayer, PcapPort, ReplayClock, ReplayError};
 pub use port::{Port, PortQueueStats, RxPacket};
-pub use publisher::{Publisher, Readers, TablesReader};
+pub use publisher::{PUBLISH_INTERVAL, Publisher, Readers, TablesReader};
 pub use punt::{
     PuntConfig, PuntConsumer, PuntCounters, PuntMeta, PuntProducer, PuntTotals, punt_path,
 };

@@ -13,6 +13,11 @@ use sixferry_fwd::Tables;
 
 use crate::wake::Waker;
 
+/// Least time between two snapshots that whoever changes the tables is to keep. Bounds both what a
+/// change waits until packets see it and how often workers see new tables (cold caches) under a bulk
+/// load.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
+
 /// A snapshot and its number.
 #[derive(Debug)]
 struct Published<T> {

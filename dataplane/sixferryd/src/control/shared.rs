@@ -7,17 +7,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use sixferry_engine::PUBLISH_INTERVAL;
 use sixferry_fwd::{Ipv6Prefix, PortId, Tables, TablesBuilder};
 use tokio::sync::watch;
 
 use super::Control;
-
-/// Least time between two publications. Bounds both what an RPC waits for its acknowledgement
-/// and how often workers see new tables (cold caches) under a bulk load.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What the steering programs must know of the tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
