@@ -213,7 +213,7 @@ mod tests {
                 batch: 20,
             },
             rounds: 1,
-            stretch: Duration::from_millis(60),
+            stretch: Duration::from_millis(150),
             inner_len: 64,
             // one CPU is enough to be right
             cpus: [0, 0],

@@ -154,7 +154,7 @@ impl Case {
             lost: (rounds.iter())
                 .map(|round| round.changing.lost + round.quiet.lost)
                 .sum(),
-            messages: latencies.len(),
+            messages: rounds.iter().map(|round| round.latencies.len()).sum(),
         }
     }
 }
@@ -207,7 +207,7 @@ impl Report {
         cases.iter().map(|case| case.lost).sum()
     }
 
-    /// Messages of changes that reached the worker in sound rounds.
+    /// Messages of changes that reached the worker.
     #[cfg(test)]
     pub(super) fn changes_seen(&self) -> usize {
         let cases = &self.in_memory_changes.cases;

@@ -14,6 +14,7 @@ use crate::pktgen::traffic::{Addresses, FIRST_PEER, TAG_LEN, Traffic, prefix};
 use crate::statistics::quantile;
 use serde::Serialize;
 use sixferry_client::{Client, ElectionId, Options, Target, TunnelStream, TunnelUpdate};
+use sixferry_engine::PUBLISH_INTERVAL;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -72,6 +73,8 @@ pub fn run(
     // the first call of a connection is another matter
     _ = prober.probe(sink)?;
     for _ in 0..PROBES {
+        // on a relay that has nothing else to publish
+        std::thread::sleep(PUBLISH_INTERVAL * 3);
         let [packet, answer] = prober.probe(sink)?;
         through.push(packet);
         answered.push(answer);
