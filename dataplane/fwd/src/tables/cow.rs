@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-/// Elements in a chunk. A multiple of 64, so that a block of up to 64 aligned to its own size never
-/// crosses a chunk.
+/// Elements in a chunk.
 pub(crate) const CHUNK: usize = 512;
 const SHIFT: u32 = CHUNK.trailing_zeros();
 const MASK: usize = CHUNK - 1;
@@ -38,6 +37,15 @@ impl<T: Copy> CowVec<T> {
         }
     }
 
+    /// [`CowVec::prefetch`] for elements that may lie in two lines.
+    #[inline]
+    pub(crate) fn prefetch_both(&self, index: usize) {
+        if let Some(chunk) = self.chunks.get(index >> SHIFT) {
+            prefetch_index::prefetch_index(chunk.as_slice(), index & MASK);
+            prefetch_index::prefetch_index(chunk.as_slice(), (index & MASK) + 1);
+        }
+    }
+
     /// Elements there is room for.
     pub(crate) fn capacity(&self) -> usize {
         self.chunks.len() * CHUNK
@@ -53,6 +61,18 @@ impl<T: Copy> CowVec<T> {
     pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         let chunk = Arc::make_mut(&mut self.chunks).get_mut(index >> SHIFT)?;
         Arc::make_mut(chunk).get_mut(index & MASK)
+    }
+
+    /// `count` elements from `start` on, if one chunk has them all.
+    pub(crate) fn slice(&self, start: usize, count: usize) -> Option<&[T]> {
+        let from = start & MASK;
+        self.chunks.get(start >> SHIFT)?.get(from..from + count)
+    }
+
+    pub(crate) fn slice_mut(&mut self, start: usize, count: usize) -> Option<&mut [T]> {
+        let chunk = Arc::make_mut(&mut self.chunks).get_mut(start >> SHIFT)?;
+        let from = start & MASK;
+        Arc::make_mut(chunk).get_mut(from..from + count)
     }
 
     pub(crate) fn set(&mut self, index: usize, value: T) {

@@ -6,15 +6,27 @@
 //! trie that pushes routes into its leaves, changing a route touches one node and one block, whatever
 //! its length: the price of a change does not grow with the table.
 //!
+//! A prefix that is alone where a node would be needs none: it lies in the node's place, whole, as a
+//! leaf. A second one in that place makes it a node, and those below it as far as both go the same
+//! way; when the second one goes, the first one is a leaf again. So the shape of the tree follows
+//! from what is in it, and a node has at least two prefixes below it.
+//!
 //! The first 16 bits are indexed directly (IPv6: they hold little information, so the entry is in
-//! the cache); prefixes shorter than that are expanded there. Lookups of a batch advance level by
-//! level, so the misses of different packets overlap.
+//! the cache); prefixes shorter than that are expanded there. Where all prefixes below an entry begin
+//! alike, as those of an operator with one /32 do, what they share lies beside the entry, and the first
+//! node is where they part. Lookups of a batch advance level by level, so the misses of different
+//! packets overlap.
 
-mod blocks;
+mod change;
+mod node;
+mod path;
+mod pool;
 mod visit;
 
 use super::cow::CowVec;
-use blocks::{Blocks, block_size};
+use node::{Node, below, internal_bit};
+use path::Path;
+use pool::Pool;
 use std::collections::BTreeMap;
 
 const STRIDE: u32 = 6;
@@ -24,27 +36,16 @@ const NONE: u32 = 0;
 /// Node index of "no node".
 const NO_NODE: u32 = u32::MAX;
 
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    internal: u64,
-    external: u64,
-    children: u32,
-    values: u32,
-}
-
-const EMPTY: Node = Node {
-    internal: 0,
-    external: 0,
-    children: 0,
-    values: 0,
-};
-
 /// One entry of the direct index: the best prefix shorter than the index, and the node below.
 #[derive(Clone, Copy, Debug)]
 struct Direct {
     value: u32,
+    /// Marked with [`HAS_PATH`] when there is more on the way to it than the index.
     node: u32,
 }
+
+/// Mark of a node in the direct index; there are fewer nodes than that.
+const HAS_PATH: u32 = 1 << 31;
 
 /// For each 6-bit slot, the `internal` bits of the prefixes that hold it.
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
@@ -66,10 +67,10 @@ const COVERS: [u64; 64] = {
 #[derive(Clone, Debug)]
 pub(crate) struct Lpm {
     direct: CowVec<Direct>,
-    nodes: CowVec<Node>,
-    values: CowVec<u32>,
-    node_blocks: Blocks,
-    value_blocks: Blocks,
+    /// Of the entries that are so marked. Apart, for the direct index is to stay in the cache.
+    paths: CowVec<Path>,
+    nodes: Pool<Node>,
+    values: Pool<u32>,
     /// Prefixes shorter than the direct index, which expansion alone could not give back.
     short: BTreeMap<(u32, u128), u32>,
     len: usize,
@@ -83,6 +84,8 @@ pub(crate) struct Walk {
     values: u32,
     /// `internal` bits up to and including the best match, 0 when `values` is the value itself.
     best: u64,
+    /// Bits of the key that have led here.
+    offset: u32,
 }
 
 /// Walks in flight: more misses than that a core does not wait for at once.
@@ -92,21 +95,16 @@ impl Lpm {
     pub(crate) fn new() -> Self {
         let mut direct = CowVec::new();
         let entries = 1usize << DIRECT;
-        direct.reserve(
-            entries - 1,
-            Direct {
-                value: NONE,
-                node: NO_NODE,
-            },
-        );
-        let mut values = CowVec::new();
-        values.reserve(0, NONE);
+        let nothing = Direct {
+            value: NONE,
+            node: NO_NODE,
+        };
+        direct.reserve(entries - 1, nothing);
         Self {
             direct,
-            nodes: CowVec::new(),
-            values,
-            node_blocks: Blocks::default(),
-            value_blocks: Blocks::default(),
+            paths: CowVec::new(),
+            nodes: Pool::new(),
+            values: Pool::new(),
             short: BTreeMap::new(),
             len: 0,
         }
@@ -118,7 +116,7 @@ impl Lpm {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.direct.bytes() + self.nodes.bytes() + self.values.bytes()
+        self.direct.bytes() + self.paths.bytes() + self.nodes.bytes() + self.values.bytes()
     }
 
     #[inline]
@@ -138,45 +136,60 @@ impl Lpm {
 
     #[inline]
     fn start(&self, key: u128) -> Walk {
-        let entry = self.direct.get(Self::direct_index(key));
-        let (value, node) = entry.map_or((NONE, NO_NODE), |e| (e.value, e.node));
-        Walk {
+        let mut walk = Walk {
             key,
-            node,
-            values: value,
+            node: NO_NODE,
+            values: NONE,
             best: 0,
+            offset: DIRECT,
+        };
+        let index = Self::direct_index(key);
+        let Some(entry) = self.direct.get(index) else {
+            return walk;
+        };
+        walk.values = entry.value;
+        if entry.node & HAS_PATH == 0 {
+            walk.node = entry.node;
+        } else if entry.node != NO_NODE
+            && let Some(path) = self.paths.get(index)
+            && path.leads_to(key)
+        {
+            walk.node = entry.node & !HAS_PATH;
+            walk.offset = path.bits();
         }
+        walk
     }
 
     /// One level down. False when the walk has ended.
     #[inline]
-    fn step(&self, walk: &mut Walk, offset: u32) -> bool {
-        let Some(node) = self.nodes.get(walk.node as usize) else {
+    fn step(&self, walk: &mut Walk) -> bool {
+        let Some(node) = self.nodes.get(walk.node) else {
             return false;
         };
-        let slot = Self::slot(walk.key, offset);
+        if node.is_leaf() {
+            if node.leaf_holds(walk.key) {
+                walk.values = node.values;
+                walk.best = 0;
+            }
+            return false;
+        }
+        let slot = Self::slot(walk.key, walk.offset);
         let matches = node.internal & COVERS.get(slot).copied().unwrap_or(0);
         if matches != 0 {
             walk.values = node.values;
             // all set bits of `internal` up to the longest match
             walk.best = node.internal & (u64::MAX >> matches.leading_zeros());
         }
-        if node.external >> slot & 1 == 0 {
-            walk.node = NO_NODE;
-            return false;
-        }
-        walk.node = node.children + (node.external & ((1u64 << slot) - 1)).count_ones();
-        true
+        walk.node = node.child(slot);
+        walk.offset += STRIDE;
+        node.has_child(slot)
     }
 
     /// Value of the longest prefix that holds `key`, 0 when there is none.
     #[inline]
     pub(crate) fn lookup(&self, key: u128) -> u32 {
         let mut walk = self.start(key);
-        let mut offset = DIRECT;
-        while walk.node != NO_NODE && self.step(&mut walk, offset) {
-            offset += STRIDE;
-        }
+        while self.step(&mut walk) {}
         self.result(&walk)
     }
 
@@ -187,7 +200,7 @@ impl Lpm {
         if walk.node == NO_NODE {
             return Ok(walk.values);
         }
-        self.nodes.prefetch(walk.node as usize);
+        self.nodes.prefetch(walk.node);
         Err(walk)
     }
 
@@ -195,7 +208,6 @@ impl Lpm {
     pub(crate) fn finish(&self, walks: &mut [Walk]) {
         for walks in walks.chunks_mut(LANES) {
             let mut live = u32::MAX >> (LANES - walks.len());
-            let mut offset = DIRECT;
             while live != 0 {
                 let mut rest = live;
                 while rest != 0 {
@@ -204,16 +216,15 @@ impl Lpm {
                     let Some(walk) = walks.get_mut(lane as usize) else {
                         continue;
                     };
-                    if self.step(walk, offset) {
-                        self.nodes.prefetch(walk.node as usize);
+                    if self.step(walk) {
+                        self.nodes.prefetch(walk.node);
                     } else {
                         live &= !(1 << lane);
                         if walk.best != 0 {
-                            self.values.prefetch(walk.values as usize);
+                            self.values.prefetch(walk.values);
                         }
                     }
                 }
-                offset += STRIDE;
             }
         }
     }
@@ -224,10 +235,8 @@ impl Lpm {
         if walk.best == 0 {
             return walk.values;
         }
-        self.values
-            .get(walk.values as usize + walk.best.count_ones() as usize - 1)
-            .copied()
-            .unwrap_or(NONE)
+        let last = walk.best.count_ones() - 1;
+        self.values.get(walk.values + last).copied().unwrap_or(NONE)
     }
 
     /// The value of exactly this prefix.
@@ -235,18 +244,61 @@ impl Lpm {
         if len < DIRECT {
             return self.short.get(&(len, key)).copied();
         }
-        let mut node = self.direct.get(Self::direct_index(key))?.node;
-        let mut offset = DIRECT;
-        while len >= offset + STRIDE {
-            node = self.child(node, Self::slot(key, offset))?;
-            offset += STRIDE;
+        let (node, offset) = self.place_of(key, len)?;
+        if let Some(leaf) = node.leaf() {
+            return leaf.is(key, len).then_some(leaf.value);
         }
-        let node = self.nodes.get(node as usize)?;
-        let bit = internal_bit(key, offset, len);
+        let bit = (len >= offset).then(|| internal_bit(key, offset, len))?;
         if node.internal >> bit & 1 == 0 {
             return None;
         }
-        let at = node.values as usize + below(node.internal, bit) as usize;
+        self.value_at(&node, bit)
+    }
+
+    /// The uppermost place below which `key/len` lies, or that lies below it, and how many bits lead
+    /// there.
+    fn root_of(&self, key: u128, len: u32) -> Option<(Node, u32)> {
+        let (root, path) = self.root(Self::direct_index(key))?;
+        let offset = path.bits();
+        if path.common(key) < offset.min(len) {
+            return None;
+        }
+        Some((*self.nodes.get(root)?, offset))
+    }
+
+    /// The first node below an entry of the direct index, and the way to it.
+    fn root(&self, index: usize) -> Option<(u32, Path)> {
+        let node = self.direct.get(index)?.node;
+        if node == NO_NODE {
+            None
+        } else if node & HAS_PATH == 0 {
+            Some((node, Path::new((index as u128) << (128 - DIRECT), DIRECT)))
+        } else {
+            Some((node & !HAS_PATH, *self.paths.get(index)?))
+        }
+    }
+
+    /// The leaf on the way to prefixes of this length, or else the node that holds them or lies below
+    /// them, and how many bits lead to it.
+    fn place_of(&self, key: u128, len: u32) -> Option<(Node, u32)> {
+        let (mut node, mut offset) = self.root_of(key, len)?;
+        while len >= offset + STRIDE && !node.is_leaf() {
+            node = self.child(&node, Self::slot(key, offset))?;
+            offset += STRIDE;
+        }
+        Some((node, offset))
+    }
+
+    fn child(&self, node: &Node, slot: usize) -> Option<Node> {
+        if !node.has_child(slot) {
+            return None;
+        }
+        self.nodes.get(node.child(slot)).copied()
+    }
+
+    /// The value of a prefix that the node has.
+    fn value_at(&self, node: &Node, bit: u32) -> Option<u32> {
+        let at = node.values + below(node.internal, bit);
         self.values.get(at).copied()
     }
 
@@ -263,9 +315,17 @@ impl Lpm {
             return short(len);
         }
         let mut best = None;
-        let mut at = self.direct.get(Self::direct_index(key))?.node;
-        let mut offset = DIRECT;
-        while let Some(node) = self.nodes.get(at as usize).copied() {
+        let root = self.root_of(key, len);
+        let (mut place, mut offset) = root.map_or((None, len), |(node, at)| (Some(node), at));
+        while let Some(node) = place {
+            if let Some(leaf) = node.leaf() {
+                let covers = leaf.len < len && leaf.holds(key);
+                best = covers.then_some((leaf.value, leaf.len)).or(best);
+                break;
+            }
+            if len <= offset {
+                break;
+            }
             let slot = Self::slot(key, offset);
             let mut matches = node.internal & COVERS.get(slot).copied().unwrap_or(0);
             let last = len < offset + STRIDE;
@@ -274,15 +334,13 @@ impl Lpm {
                 matches &= (1 << ((1 << (len - offset)) - 1)) - 1;
             }
             if let Some(bit) = matches.checked_ilog2() {
-                let value = self
-                    .values
-                    .get((node.values + below(node.internal, bit)) as usize);
-                best = value.map(|value| (*value, offset + (bit + 1).ilog2()));
+                let value = self.value_at(&node, bit);
+                best = value.map(|value| (value, offset + (bit + 1).ilog2()));
             }
             if last {
                 break;
             }
-            at = self.child(at, slot).unwrap_or(NO_NODE);
+            place = self.child(&node, slot);
             offset += STRIDE;
         }
         best.or_else(|| short(DIRECT))
@@ -294,272 +352,6 @@ impl Lpm {
             .map(|value| (value, 128))
             .or_else(|| self.covering(key, 128))
     }
-
-    fn child(&self, node: u32, slot: usize) -> Option<u32> {
-        let node = self.nodes.get(node as usize)?;
-        if node.external >> slot & 1 == 0 {
-            return None;
-        }
-        Some(node.children + (node.external & ((1u64 << slot) - 1)).count_ones())
-    }
-
-    /// Sets the value of a prefix (host bits zero); returns the former value. `value` must not be 0.
-    pub(crate) fn insert(&mut self, key: u128, len: u32, value: u32) -> Option<u32> {
-        if len < DIRECT {
-            let former = self.short.insert((len, key), value);
-            self.len += usize::from(former.is_none());
-            self.expand_short(key, len);
-            return former;
-        }
-        let index = Self::direct_index(key);
-        let entry = self.direct.get(index).copied()?;
-        let mut at = entry.node;
-        if at == NO_NODE {
-            at = self.node_blocks.alloc(1);
-            self.nodes.reserve(at as usize, EMPTY);
-            self.nodes.set(at as usize, EMPTY);
-            self.direct.set(index, Direct { node: at, ..entry });
-        }
-        let mut offset = DIRECT;
-        while len >= offset + STRIDE {
-            at = self.ensure_child(at, Self::slot(key, offset));
-            offset += STRIDE;
-        }
-        let bit = internal_bit(key, offset, len);
-        let node = self.nodes.get(at as usize).copied().unwrap_or(EMPTY);
-        let nth = below(node.internal, bit);
-        if node.internal >> bit & 1 == 1 {
-            let slot = (node.values + nth) as usize;
-            let former = self.values.get(slot).copied();
-            self.values.set(slot, value);
-            return former;
-        }
-        let count = node.internal.count_ones();
-        let values = self.grow_values(node.values, count, nth, value);
-        let node = Node {
-            internal: node.internal | 1 << bit,
-            values,
-            ..node
-        };
-        self.nodes.set(at as usize, node);
-        self.len += 1;
-        None
-    }
-
-    /// Takes a prefix out; returns its value.
-    pub(crate) fn remove(&mut self, key: u128, len: u32) -> Option<u32> {
-        if len < DIRECT {
-            let former = self.short.remove(&(len, key))?;
-            self.len -= 1;
-            self.expand_short(key, len);
-            return Some(former);
-        }
-        let index = Self::direct_index(key);
-        let entry = self.direct.get(index).copied()?;
-        let mut path = Vec::with_capacity(24);
-        let mut at = entry.node;
-        let mut offset = DIRECT;
-        while len >= offset + STRIDE {
-            let slot = Self::slot(key, offset);
-            let child = self.child(at, slot)?;
-            path.push((at, slot));
-            at = child;
-            offset += STRIDE;
-        }
-        let node = self.nodes.get(at as usize).copied()?;
-        let bit = internal_bit(key, offset, len);
-        if node.internal >> bit & 1 == 0 {
-            return None;
-        }
-        let nth = below(node.internal, bit);
-        let former = self.values.get((node.values + nth) as usize).copied();
-        let values = self.shrink_values(node.values, node.internal.count_ones(), nth);
-        let node = Node {
-            internal: node.internal & !(1 << bit),
-            values,
-            ..node
-        };
-        self.nodes.set(at as usize, node);
-        self.len -= 1;
-        // take empty nodes off the path, so that a table that shrinks gives its memory back
-        let mut empty = node.internal == 0 && node.external == 0;
-        while empty {
-            let Some((parent, slot)) = path.pop() else {
-                self.node_blocks.free(entry.node, 1);
-                self.direct.set(
-                    index,
-                    Direct {
-                        node: NO_NODE,
-                        ..entry
-                    },
-                );
-                break;
-            };
-            self.remove_child(parent, slot);
-            let node = self.nodes.get(parent as usize).copied().unwrap_or(EMPTY);
-            empty = node.internal == 0 && node.external == 0;
-        }
-        former
-    }
-
-    /// Writes the best short prefix into every direct entry below `key/len`.
-    fn expand_short(&mut self, key: u128, len: u32) {
-        let first = Self::direct_index(key);
-        let count = 1usize << (DIRECT - len);
-        // every short prefix that can be best somewhere in the range, shortest first
-        let relevant: Vec<(u32, u128, u32)> = self
-            .short
-            .iter()
-            .filter(|((at, prefix), _)| {
-                let common = len.min(*at);
-                mask(*prefix, common) == mask(key, common)
-            })
-            .map(|((at, prefix), value)| (*at, *prefix, *value))
-            .collect();
-        for index in first..first + count {
-            let base = (index as u128) << (128 - DIRECT);
-            let best = relevant
-                .iter()
-                .rev()
-                .find(|(at, prefix, _)| mask(base, *at) == *prefix)
-                .map_or(NONE, |(_, _, value)| *value);
-            if let Some(entry) = self.direct.get(index).copied()
-                && entry.value != best
-            {
-                self.direct.set(
-                    index,
-                    Direct {
-                        value: best,
-                        ..entry
-                    },
-                );
-            }
-        }
-    }
-
-    fn ensure_child(&mut self, at: u32, slot: usize) -> u32 {
-        if let Some(child) = self.child(at, slot) {
-            return child;
-        }
-        let node = self.nodes.get(at as usize).copied().unwrap_or(EMPTY);
-        let count = node.external.count_ones();
-        let nth = (node.external & ((1u64 << slot) - 1)).count_ones();
-        let children = if count > 0 && count < block_size(count) {
-            for i in (nth..count).rev() {
-                self.copy_node(node.children + i, node.children + i + 1);
-            }
-            node.children
-        } else {
-            let block = self.node_blocks.alloc(count + 1);
-            self.nodes
-                .reserve((block + block_size(count + 1)) as usize, EMPTY);
-            for i in 0..count {
-                self.copy_node(node.children + i, block + i + u32::from(i >= nth));
-            }
-            if count > 0 {
-                self.node_blocks.free(node.children, count);
-            }
-            block
-        };
-        self.nodes.set((children + nth) as usize, EMPTY);
-        let node = Node {
-            external: node.external | 1 << slot,
-            children,
-            ..node
-        };
-        self.nodes.set(at as usize, node);
-        children + nth
-    }
-
-    fn remove_child(&mut self, at: u32, slot: usize) {
-        let node = self.nodes.get(at as usize).copied().unwrap_or(EMPTY);
-        let count = node.external.count_ones();
-        let nth = (node.external & ((1u64 << slot) - 1)).count_ones();
-        let external = node.external & !(1 << slot);
-        let mut children = node.children;
-        if count == 1 {
-            self.node_blocks.free(node.children, 1);
-            children = 0;
-        } else if block_size(count - 1) < block_size(count) {
-            let block = self.node_blocks.alloc(count - 1);
-            self.nodes
-                .reserve((block + block_size(count - 1)) as usize, EMPTY);
-            for i in (0..count).filter(|i| *i != nth) {
-                self.copy_node(node.children + i, block + i - u32::from(i > nth));
-            }
-            self.node_blocks.free(node.children, count);
-            children = block;
-        } else {
-            for i in nth + 1..count {
-                self.copy_node(node.children + i, node.children + i - 1);
-            }
-        }
-        self.nodes.set(
-            at as usize,
-            Node {
-                external,
-                children,
-                ..node
-            },
-        );
-    }
-
-    fn copy_node(&mut self, from: u32, to: u32) {
-        if let Some(node) = self.nodes.get(from as usize).copied() {
-            self.nodes.set(to as usize, node);
-        }
-    }
-
-    fn grow_values(&mut self, old: u32, count: u32, nth: u32, value: u32) -> u32 {
-        let mut kept = [NONE; 64];
-        self.read_values(old, count, &mut kept);
-        let block = if count > 0 && count < block_size(count) {
-            old
-        } else {
-            if count > 0 {
-                self.value_blocks.free(old, count);
-            }
-            let block = self.value_blocks.alloc(count + 1);
-            self.values
-                .reserve((block + block_size(count + 1)) as usize, NONE);
-            block
-        };
-        let kept = kept.iter().take(count as usize).copied();
-        let (before, after) = (kept.clone().take(nth as usize), kept.skip(nth as usize));
-        for (i, v) in (block as usize..).zip(before.chain([value]).chain(after)) {
-            self.values.set(i, v);
-        }
-        block
-    }
-
-    fn shrink_values(&mut self, old: u32, count: u32, nth: u32) -> u32 {
-        let mut kept = [NONE; 64];
-        self.read_values(old, count, &mut kept);
-        let block = if count == 1 {
-            self.value_blocks.free(old, 1);
-            return 0;
-        } else if block_size(count - 1) < block_size(count) {
-            self.value_blocks.free(old, count);
-            let block = self.value_blocks.alloc(count - 1);
-            self.values
-                .reserve((block + block_size(count - 1)) as usize, NONE);
-            block
-        } else {
-            old
-        };
-        let kept = kept.iter().take(count as usize).copied().enumerate();
-        let rest = kept.filter(|(i, _)| *i != nth as usize).map(|(_, v)| v);
-        for (i, v) in (block as usize..).zip(rest) {
-            self.values.set(i, v);
-        }
-        block
-    }
-
-    fn read_values(&self, from: u32, count: u32, out: &mut [u32; 64]) {
-        for (i, slot) in out.iter_mut().take(count as usize).enumerate() {
-            *slot = self.values.get(from as usize + i).copied().unwrap_or(NONE);
-        }
-    }
 }
 
 const fn mask(key: u128, len: u32) -> u128 {
@@ -568,25 +360,6 @@ const fn mask(key: u128, len: u32) -> u128 {
     } else {
         key & (u128::MAX << (128 - len))
     }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "at most five bits are left"
-)]
-/// Place of a prefix in `internal`: by length, then by value.
-const fn internal_bit(key: u128, offset: u32, len: u32) -> u32 {
-    let within = len - offset;
-    let top = if within == 0 {
-        0
-    } else {
-        ((key << offset) >> (128 - within)) as u32
-    };
-    (1 << within) - 1 + top
-}
-
-const fn below(bits: u64, bit: u32) -> u32 {
-    (bits & ((1u64 << bit) - 1)).count_ones()
 }
 
 #[cfg(test)]

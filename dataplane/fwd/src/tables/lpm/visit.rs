@@ -1,6 +1,7 @@
 //! Looking at what lies inside a prefix.
 
-use super::{DIRECT, Lpm, NONE, STRIDE, internal_bit, mask};
+use super::node::{Node, internal_bit, internal_prefix};
+use super::{DIRECT, Lpm, NONE, STRIDE, mask};
 
 impl Lpm {
     /// Whether any prefix longer than `len` lies inside `key/len`.
@@ -13,13 +14,16 @@ impl Lpm {
             });
             return found;
         }
-        let Some((node, offset)) = self.node_of(key, len) else {
+        let Some((node, offset)) = self.place_of(key, len) else {
             return false;
         };
-        let Some(node) = self.nodes.get(node as usize) else {
-            return false;
-        };
+        if let Some(leaf) = node.leaf() {
+            return leaf.len > len && mask(leaf.key, len) == key;
+        }
         // no node is empty: a child says that something lies below it
+        if len < offset {
+            return true;
+        }
         let within = len - offset;
         let at = internal_bit(key, offset, len) + 1 - (1 << within);
         let slots = 1u32 << (STRIDE - within);
@@ -30,17 +34,6 @@ impl Lpm {
             node.internal >> ((1 << l) - 1 + at * count) & bits != 0
         });
         longer || node.external & range != 0
-    }
-
-    /// The node that holds prefixes of this length, and how many bits lead to it.
-    fn node_of(&self, key: u128, len: u32) -> Option<(u32, u32)> {
-        let mut node = self.direct.get(Self::direct_index(key))?.node;
-        let mut offset = DIRECT;
-        while len >= offset + STRIDE {
-            node = self.child(node, Self::slot(key, offset))?;
-            offset += STRIDE;
-        }
-        Some((node, offset))
     }
 
     /// Calls `f(prefix, length, value)` for every prefix inside `key/len`, itself included, in no
@@ -55,70 +48,60 @@ impl Lpm {
             let first = Self::direct_index(key);
             let count = 1usize << (DIRECT - len);
             for index in first..first + count {
-                let Some(entry) = self.direct.get(index) else {
-                    return;
-                };
-                let base = (index as u128) << (128 - DIRECT);
-                if !self.visit_node(entry.node, base, DIRECT, f) {
+                if let Some((root, path)) = self.root(index)
+                    && let Some(node) = self.nodes.get(root)
+                    && !self.visit_node(node, path.key(), path.bits(), f)
+                {
                     return;
                 }
             }
             return;
         }
-        let Some((node, offset)) = self.node_of(key, len) else {
+        let Some((node, offset)) = self.place_of(key, len) else {
             return;
+        };
+        let base = match self.root(Self::direct_index(key)) {
+            Some((_, path)) if len < offset => path.key(),
+            _ => mask(key, offset),
         };
         // inside this node only what lies below key/len counts
         let mut inside = |prefix: u128, at: u32, value: u32| {
             at < len || mask(prefix, len) != key || f(prefix, at, value)
         };
-        self.visit_node(node, mask(key, offset), offset, &mut inside);
+        self.visit_node(&node, base, offset, &mut inside);
     }
 
     fn visit_node(
         &self,
-        node: u32,
+        node: &Node,
         base: u128,
         offset: u32,
         f: &mut dyn FnMut(u128, u32, u32) -> bool,
     ) -> bool {
-        let Some(node) = self.nodes.get(node as usize) else {
-            return true;
-        };
+        if let Some(leaf) = node.leaf() {
+            return f(leaf.key, leaf.len, leaf.value);
+        }
         let mut bits = node.internal;
-        let mut nth = 0;
         while bits != 0 {
             let bit = bits.trailing_zeros();
             bits &= bits - 1;
-            let within = (bit + 1).ilog2();
-            let top = u128::from(bit + 1 - (1 << within));
-            let shift = 128 - offset - within;
-            let prefix = if shift >= 128 {
-                base
-            } else {
-                base | top << shift
-            };
-            let value = self
-                .values
-                .get(node.values as usize + nth)
-                .copied()
-                .unwrap_or(NONE);
-            nth += 1;
-            if !f(prefix, offset + within, value) {
+            let (prefix, len) = internal_prefix(base, offset, bit);
+            if !f(prefix, len, self.value_at(node, bit).unwrap_or(NONE)) {
                 return false;
             }
         }
         let mut slots = node.external;
-        let mut nth = 0;
+        let mut nth = node.children;
         while slots != 0 {
             let slot = slots.trailing_zeros();
             slots &= slots - 1;
-            let below = match 128u32.checked_sub(offset + STRIDE) {
-                Some(shift) => base | u128::from(slot) << shift,
-                None => base | u128::from(slot) >> (offset + STRIDE - 128),
-            };
-            // at most 22 deep: the key's length bounds the recursion
-            if !self.visit_node(node.children + nth, below, offset + STRIDE, f) {
+            // the last level, of less than six bits, has no children
+            let shift = 128u32.saturating_sub(offset + STRIDE);
+            let below = base | u128::from(slot) << shift;
+            // at most 19 deep: the key's length bounds the recursion
+            if let Some(child) = self.nodes.get(nth)
+                && !self.visit_node(child, below, offset + STRIDE, f)
+            {
                 return false;
             }
             nth += 1;
