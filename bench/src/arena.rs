@@ -104,6 +104,11 @@ impl<'m> Arena<'m> {
         }
     }
 
+    /// Draws again what it drew since it was made with this seed.
+    pub fn draw_again(&mut self, seed: u64) {
+        self.rng = Rng::new(seed);
+    }
+
     /// Writes one packet of a random tunnel into every frame.
     pub fn fill(&mut self, destinations: &Destinations, direction: Direction, inner_len: usize) {
         self.fill_and(destinations, direction, inner_len, || ());

@@ -6,6 +6,7 @@
 use clap::{Parser, ValueEnum};
 use sixferry_bench::arena::{Arena, Direction, FRAMES, Memory};
 use sixferry_bench::population::{Layout, Population, local};
+use sixferry_bench::yardstick::{Policy, Yardstick};
 use sixferry_fwd::{BATCH_MAX, DropReason, TableError, Verdict};
 use std::process::ExitCode;
 
@@ -35,6 +36,10 @@ enum Work {
     EncapMany,
     /// Out of no tunnel
     Drop,
+    /// The yardstick, out of one tunnel
+    YardstickDecap,
+    /// The yardstick, into one tunnel
+    YardstickEncap,
 }
 
 fn main() -> ExitCode {
@@ -66,10 +71,19 @@ fn run(work: Work) -> Result<bool, TableError> {
         Work::EncapMany => (Direction::Encap, sixes(MANY)?, None),
         // tables that do not know the sender's UDP port
         Work::Drop => (Direction::Decap, sixes(1)?, Some(Population::udp()?)),
+        Work::YardstickDecap => (Direction::Decap, sixes(1)?, None),
+        Work::YardstickEncap => (Direction::Encap, sixes(1)?, None),
     };
     let mut memory = Memory::new();
     let mut arena = Arena::new(&mut memory, 1);
     let mut local = local();
+    if let Work::YardstickDecap | Work::YardstickEncap = work {
+        let mut yardstick = Yardstick::new(&tables);
+        arena.fill(tables.destinations(), direction, INNER);
+        // panics unless all pass
+        _ = arena.run_yardstick(&mut yardstick, Policy::Sources, direction, BATCH_MAX);
+        return Ok(true);
+    }
     let senders = senders.as_ref().unwrap_or(&tables).destinations();
     arena.fill(senders, direction, INNER);
     let mut right = 0;

@@ -95,6 +95,7 @@ impl Yardstick {
     }
 
     /// Decapsulates a batch; returns how many packets passed all checks.
+    #[inline(never)]
     pub fn decap(&mut self, batch: &mut [Slot<'_, '_>], policy: Policy) -> usize {
         const NOBODY: u32 = u32::MAX;
         let mut found = [NOBODY; BATCH_MAX];
@@ -151,6 +152,7 @@ impl Yardstick {
     }
 
     /// Encapsulates a batch; returns how many packets had a route into a tunnel.
+    #[inline(never)]
     pub fn encap(&mut self, batch: &mut [Slot<'_, '_>]) -> usize {
         for slot in batch.iter() {
             prefetch_index(&**slot.frame, slot.head);

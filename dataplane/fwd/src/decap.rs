@@ -31,13 +31,13 @@ pub(crate) fn decap(
 ) -> Result<Verdict, Stop> {
     let tables = context.tables;
     let known;
-    let parsed = if parsed.tunnel.is_some() {
+    let parsed = if parsed.tunnel().is_some() {
         parsed
     } else {
-        known = unknown_sender(tables, parsed)?;
+        known = unknown_sender(tables, packet, parsed)?;
         &known
     };
-    let id = TunnelId(parsed.tunnel.ok_or(DropReason::NoTunnel)?);
+    let id = parsed.tunnel().ok_or(DropReason::NoTunnel)?;
     let record = tables.tunnel(id).ok_or(DropReason::NoTunnel)?;
     let mut len = 0;
     let mut unusual = false;
@@ -110,11 +110,11 @@ fn exit(
         embedded::outer_source(tables, domain, u32::from_be_bytes(outer_src), rx_port, vlan)?;
     }
     let elsewhere = parsed.kind == Kind::Udp && udp::sender(context, packet, parsed, record)?;
-    let room = parsed.end.saturating_sub(parsed.inner);
+    let room = parsed.end().saturating_sub(parsed.inner());
     if room < ipv6::HEADER_LEN {
         return Err(DropReason::InnerTruncated.into());
     }
-    let bytes = packet.from(parsed.inner);
+    let bytes = packet.from(parsed.inner());
     let header = ipv6::Header(bytes.first_chunk().ok_or(DropReason::InnerTruncated)?);
     if header.version() != 6 {
         return Err(DropReason::InnerVersion.into());
@@ -129,10 +129,10 @@ fn exit(
         && bytes.get(ipv6::HEADER_LEN + 2) == Some(&0);
     // RFC 4213 section 3.6: the IPv6 header says how long the packet is; the rest is padding
     let span = Span {
-        start: parsed.inner,
-        end: parsed.inner + *len,
+        start: parsed.inner(),
+        end: parsed.inner() + *len,
     };
-    let (src, dst) = (parsed.src, parsed.dst);
+    let (src, dst) = parsed.addresses(packet);
     let origin = Origin::Tunnel {
         id,
         peer: outer_src,
@@ -140,7 +140,7 @@ fn exit(
     let target = Target::decode(parsed.dst_target);
     if let Some(domain) = domain {
         let [from, to] = [outer_src, outer_dst].map(u32::from_be_bytes);
-        embedded::exit(tables, domain, parsed, from, to)?;
+        embedded::exit(tables, domain, (src, dst), from, to)?;
     } else if elsewhere {
         proves_itself(tables, id, record, src)?;
         udp::moved(context, parsed, id, record)?;
@@ -179,22 +179,26 @@ fn exit(
         target,
         class,
         mss_mtu: record.has(record::MSS_CLAMP).then_some(record.mtu),
-        remote: parsed.remote_target,
+        remote: parsed.remote_target(),
     };
     encap::forward(context, packet, transit)
 }
 
 /// A packet for no known peer: one that may have moved, or nobody's.
 #[cold]
-fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<Parsed, DropReason> {
+fn unknown_sender(
+    tables: &Tables,
+    packet: &Packet<'_>,
+    parsed: &Parsed,
+) -> Result<Parsed, DropReason> {
     if parsed.kind == Kind::Udp {
-        let id = udp::by_inner_source(tables, parsed.src, parsed.key);
+        let (src, dst) = parsed.addresses(packet);
+        let id = udp::by_inner_source(tables, src, parsed.key);
         let id = id.ok_or(DropReason::NoTunnel)?;
-        return Ok(Parsed {
-            tunnel: Some(id.0),
-            dst_target: tables.fib6().lookup(parsed.dst),
-            ..*parsed
-        });
+        let mut parsed = *parsed;
+        parsed.dst_target = tables.fib6().lookup(dst);
+        parsed.set_tunnel(Some(id.0));
+        return Ok(parsed);
     }
     Err(nobodys(parsed.local()))
 }
@@ -202,7 +206,7 @@ fn unknown_sender(tables: &Tables, parsed: &Parsed) -> Result<Parsed, DropReason
 #[inline]
 fn outer_addresses(packet: &Packet<'_>, parsed: &Parsed) -> ([u8; 4], [u8; 4]) {
     packet
-        .from(parsed.l3)
+        .from(parsed.l3())
         .first_chunk()
         .map(ipv4::Header)
         .map_or(([0; 4], [0; 4]), |h| (h.src(), h.dst()))
@@ -217,7 +221,7 @@ pub(crate) fn fragment(
     parsed: &Parsed,
 ) -> Result<Verdict, Stop> {
     let tables = context.tables;
-    let bytes = packet.from(parsed.l3);
+    let bytes = packet.from(parsed.l3());
     let header = ipv4::Header(bytes.first_chunk().ok_or(DropReason::V4Truncated)?);
     let local = u32::from_be_bytes(header.dst());
     let tunnel = match header.protocol() {
@@ -274,7 +278,7 @@ fn fragment_of_udp(
             Err(DropReason::NoTunnel)
         };
     }
-    let at = parsed.inner.saturating_sub(parsed.l3);
+    let at = parsed.inner().saturating_sub(parsed.l3());
     let ports = bytes.get(at..).and_then(<[u8]>::first_chunk);
     let ports = wire_udp::Header(ports.ok_or(DropReason::ReasmTiny)?);
     let sender = Endpoint {
@@ -376,7 +380,7 @@ fn merge_class(
     unusual: &mut bool,
 ) -> Result<Option<u8>, Stop> {
     let outer = packet
-        .from(parsed.l3)
+        .from(parsed.l3())
         .first_chunk()
         .map_or(0, |b| ipv4::Header(b).tos());
     let merged = ecn::merge(inner, outer);

@@ -5,7 +5,6 @@
 //! was fine a moment ago proves nothing about this one. Sanity first, then equality of inner and
 //! outer addresses: which reason a packet is counted under is part of the interface.
 
-use crate::classify::Parsed;
 use crate::drop_reason::DropReason;
 use crate::id::{PortId, TunnelId};
 use crate::tables::record;
@@ -84,11 +83,10 @@ fn has_way_back(tables: &Tables, urpf: Urpf, source: u32, rx_port: PortId, vlan:
 pub(crate) fn exit(
     tables: &Tables,
     domain: &DomainRecord,
-    parsed: &Parsed,
+    (src, dst): (u128, u128),
     outer_src: u32,
     outer_dst: u32,
 ) -> Result<(), DropReason> {
-    let (src, dst) = (parsed.src, parsed.dst);
     if is_unusable(src) || embeds_martian(domain, src) {
         return Err(DropReason::V6SrcInvalid);
     }

@@ -40,10 +40,10 @@ pub(crate) fn from_native(
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Result<Verdict, Stop> {
-    let (src, dst) = (parsed.src, parsed.dst);
+    let (src, dst) = parsed.addresses(packet);
     let span = Span {
-        start: parsed.inner,
-        end: parsed.end,
+        start: parsed.inner(),
+        end: parsed.end(),
     };
     let source = Target::decode(parsed.src_target);
     let target = Target::decode(parsed.dst_target);
@@ -94,7 +94,7 @@ pub(crate) fn from_native(
             target,
             class: None,
             mss_mtu: None,
-            remote: parsed.remote_target,
+            remote: parsed.remote_target(),
         },
     )
 }

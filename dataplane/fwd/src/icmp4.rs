@@ -44,14 +44,14 @@ pub(crate) fn error(
 ) -> Result<Verdict, Stop> {
     let tables = context.tables;
     let message = packet
-        .from(parsed.inner)
-        .get(..parsed.end.saturating_sub(parsed.inner))
+        .from(parsed.inner())
+        .get(..parsed.end().saturating_sub(parsed.inner()))
         .ok_or(DropReason::V4Length)?;
     if checksum::fold(checksum::sum(message)) != 0xffff {
         return Err(DropReason::Icmp4Checksum.into());
     }
     let error = icmpv4::parse_error(message).ok_or(DropReason::Icmp4NoTunnel)?;
-    let quote = quoted(tables, &error, parsed.end)?;
+    let quote = quoted(tables, &error, parsed.end())?;
     let record = tables.tunnel(quote.id).ok_or(DropReason::Icmp4NoTunnel)?;
     if quote.inner.len() > 0 && !leads_into(tables, record, &quote, error.quoted.dst()) {
         return Err(DropReason::Icmp4InnerMismatch.into());

@@ -45,6 +45,11 @@ impl<'f> Packet<'f> {
         self.head as usize
     }
 
+    #[inline]
+    pub(crate) const fn head16(&self) -> u16 {
+        self.head
+    }
+
     /// Offset of the byte after the last.
     #[inline]
     #[must_use]
@@ -89,12 +94,18 @@ impl<'f> Packet<'f> {
     }
 
     /// Starts fetching what is read and written of it: the headers reach to byte 78 of an untagged
-    /// frame, new ones begin in the line before.
+    /// frame.
     #[inline]
     pub(crate) fn prefetch(&self) {
         let head = self.head();
         prefetch_index::prefetch_index(&*self.frame, head);
         prefetch_index::prefetch_index(&*self.frame, head + 64);
+    }
+
+    /// Starts fetching the line in front, where new headers begin.
+    #[inline]
+    pub(crate) fn prefetch_before(&self) {
+        prefetch_index::prefetch_index(&*self.frame, self.head().saturating_sub(1));
     }
 
     /// `N` bytes at frame offset `at`, whether or not they belong to the packet now.
@@ -112,15 +123,21 @@ impl<'f> Packet<'f> {
     /// Makes the packet `head..tail` of its frame; false (and no change) when that is not inside.
     #[inline]
     pub(crate) fn set_bounds(&mut self, head: usize, tail: usize) -> bool {
-        if head > tail || tail > self.frame.len() {
-            return false;
+        match (u16::try_from(head), u16::try_from(tail)) {
+            (Ok(head), Ok(tail)) => self.set_bounds16(head, tail),
+            _ => false,
         }
-        let (Ok(head), Ok(tail)) = (u16::try_from(head), u16::try_from(tail)) else {
-            return false;
-        };
-        self.head = head;
-        self.tail = tail;
-        true
+    }
+
+    /// [`Packet::set_bounds`] for offsets that are known to be small.
+    #[inline]
+    pub(crate) fn set_bounds16(&mut self, head: u16, tail: u16) -> bool {
+        let inside = head <= tail && usize::from(tail) <= self.frame.len();
+        if inside {
+            self.head = head;
+            self.tail = tail;
+        }
+        inside
     }
 }
 

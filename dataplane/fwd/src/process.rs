@@ -6,15 +6,14 @@ use crate::counters::PacketsBytes;
 use crate::decap;
 use crate::drop_reason::DropReason;
 use crate::encap;
-use crate::fast::{self, Shortcut};
+use crate::fast::{self, Glance, Shortcut};
 use crate::icmp4;
 use crate::id::Ticks;
 use crate::local::Local;
-use crate::lookup::lookup;
+use crate::lookup::{Walks, lookup};
 use crate::packet::Packet;
 use crate::tables::Tables;
 use crate::verdict::{PuntReason, Verdict};
-use arrayvec::ArrayVec;
 
 /// Why a step goes no further.
 #[derive(Clone, Copy, Debug)]
@@ -60,27 +59,41 @@ pub(crate) fn passes<const SHORTCUT: bool>(
     batch.punts.clear();
     let mut received = PacketsBytes::default();
     for packet in &batch.packets {
-        packet.prefetch();
         received.add(packet.len());
     }
     local.counters.take(batch.injected, received);
-    let mut parsed = ArrayVec::<Parsed, BATCH_MAX>::new();
-    for packet in &batch.packets {
-        let p = parse::<SHORTCUT>(packet, tables);
-        // as many as there are packets
-        _ = parsed.try_push(p);
-    }
-    lookup(&mut parsed, &batch.packets, tables, local.worker);
+    let mut all = [Parsed::EMPTY; BATCH_MAX];
+    let parsed = all.get_mut(..batch.packets.len()).unwrap_or_default();
+    let tunnels = tables.tunnels(local.worker);
+    let mut walks = Walks::new(tables.fib6(), tunnels);
+    let glance = Glance::new(tables);
+    classify::<SHORTCUT>(&batch.packets, &glance, &mut walks, parsed);
+    lookup(parsed, &batch.packets, tables, &mut walks);
     let mut context = Context { tables, local, now };
-    let mut shortcut = Shortcut::new(tables, context.local.worker);
-    let mut forwarded = PacketsBytes::default();
-    for (i, (packet, p)) in batch.packets.iter_mut().zip(&parsed).enumerate() {
-        if SHORTCUT && let Some(verdict) = ordinary(&mut shortcut, &mut context, packet, p) {
-            forwarded.add(packet.len());
+    decide::<SHORTCUT>(batch, parsed, &mut context, Shortcut::new(tunnels));
+}
+
+/// Pass three for all packets.
+#[inline(never)]
+fn decide<const SHORTCUT: bool>(
+    batch: &mut Batch<'_>,
+    parsed: &[Parsed],
+    context: &mut Context<'_>,
+    mut shortcut: Shortcut<'_>,
+) {
+    // all but those that are decided in full
+    let mut forwarded = PacketsBytes {
+        packets: parsed.len() as u64,
+        bytes: 0,
+    };
+    for (i, (packet, p)) in batch.packets.iter_mut().zip(parsed).enumerate() {
+        if SHORTCUT && let Some(verdict) = ordinary(&mut shortcut, context, packet, p) {
+            forwarded.bytes += packet.len() as u64;
             _ = batch.verdicts.try_push(verdict);
             continue;
         }
-        let verdict = match in_full(&mut context, packet, p) {
+        forwarded.packets -= 1;
+        let verdict = match in_full(context, packet, p) {
             Ok(verdict) => verdict,
             Err(Stop::Drop(reason)) => Verdict::Drop(reason),
             Err(Stop::Punt(reason, info)) => {
@@ -93,30 +106,21 @@ pub(crate) fn passes<const SHORTCUT: bool>(
         context.local.count(verdict, packet.len());
         _ = batch.verdicts.try_push(verdict);
     }
-    let counters = &mut local.counters;
+    let counters = &mut context.local.counters;
     counters.forwarded = counters.forwarded.sum(forwarded);
-}
-
-/// Pass one for one packet: what it is, and the lines that pass two reads on their way.
-#[inline]
-pub(crate) fn parse<const SHORTCUT: bool>(packet: &Packet<'_>, tables: &Tables) -> Parsed {
-    let mut parsed = classify::<SHORTCUT>(packet, tables);
-    match parsed.kind {
-        Kind::Outer => parsed.home = tables.index().prefetch41(parsed.key),
-        Kind::Udp => tables.index().prefetch_udp(parsed.key),
-        _ => {}
-    }
-    parsed
 }
 
 /// Pass three for a packet that meets no exception.
 #[inline]
-fn ordinary<'t>(
-    shortcut: &mut Shortcut<'t>,
-    context: &mut Context<'t>,
+fn ordinary(
+    shortcut: &mut Shortcut<'_>,
+    context: &mut Context<'_>,
     packet: &mut Packet<'_>,
     parsed: &Parsed,
 ) -> Option<Verdict> {
+    if parsed.ordinary == 0 {
+        return None;
+    }
     match parsed.kind {
         Kind::Outer | Kind::Udp => fast::decap(shortcut, context, packet, parsed),
         Kind::Native => fast::encap(shortcut, context, packet, parsed),
@@ -136,6 +140,6 @@ fn in_full(
         Kind::Fragment => decap::fragment(context, packet, parsed),
         Kind::Native => encap::from_native(context, packet, parsed),
         Kind::Icmp4 => icmp4::error(context, packet, parsed),
-        Kind::Bad(reason) => Err(reason.into()),
+        Kind::Bad => Err(parsed.reason.into()),
     }
 }

@@ -49,11 +49,11 @@ pub(crate) fn sender(
     record: &TunnelRecord,
 ) -> Result<bool, DropReason> {
     let datagram = packet
-        .from(parsed.inner.saturating_sub(udp::HEADER_LEN))
-        .get(..parsed.end.saturating_sub(parsed.inner) + udp::HEADER_LEN)
+        .from(parsed.inner().saturating_sub(udp::HEADER_LEN))
+        .get(..parsed.end().saturating_sub(parsed.inner()) + udp::HEADER_LEN)
         .ok_or(DropReason::UdpLength)?;
     let outer = packet
-        .from(parsed.l3)
+        .from(parsed.l3())
         .first_chunk()
         .ok_or(DropReason::V4Truncated)?;
     let outer = ipv4::Header(outer);
@@ -62,12 +62,12 @@ pub(crate) fn sender(
     }
     // port 0: a peer that is not known yet, and nobody sends from there
     let elsewhere = parsed.peer.port == 0 || endpoint(context.tables, record) != parsed.peer;
-    if parsed.inner == parsed.end && !elsewhere {
+    if parsed.inner() == parsed.end() && !elsewhere {
         return Err(DropReason::UdpKeepalive);
     }
     // an empty datagram proves nothing
     let hopeless = !record.has(record::REBIND_CONTROL | record::REBIND_INNER)
-        || parsed.inner == parsed.end
+        || parsed.inner() == parsed.end()
         || (record.moves_port_only() && parsed.peer.address != record.remote)
         || !can_be_a_peer(context.tables, parsed.peer);
     if elsewhere && hopeless {

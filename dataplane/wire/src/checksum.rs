@@ -35,18 +35,28 @@ pub const fn fold(mut sum: u64) -> u16 {
     (sum & 0xffff) as u16
 }
 
+/// 0xffff times this is 1 modulo 2^64.
+const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+
 /// Whether a header of 20 bytes sums up to what a right checksum makes of it. The order of the bytes in a
 /// word does not matter for that (RFC 1071 section 2 B), so none is swapped.
 #[inline]
 #[must_use]
 pub fn is_sound(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let total: u64 = words
-        .iter()
-        .map(|word| u64::from(u32::from_ne_bytes(*word)))
-        .sum();
-    // all ones after folding: a multiple of 2^16 - 1, but not the one that stays zero
-    total != 0 && total.is_multiple_of(0xffff)
+    let ([first, second], rest) = header.as_chunks::<8>() else {
+        return false;
+    };
+    let [a, b, c, d] = *rest else {
+        return false;
+    };
+    // a carry out of 64 bits counts as one, as one out of 16 does
+    let (total, carry) = u64::from_ne_bytes(*first).overflowing_add(u64::from_ne_bytes(*second));
+    let rest = u64::from(u32::from_ne_bytes([a, b, c, d])) + u64::from(carry);
+    let (total, carry) = total.overflowing_add(rest);
+    let total = total + u64::from(carry);
+    // all ones after folding: a multiple of 2^16 - 1, but not the one that stays zero. 2^64 - 1 is a
+    // multiple of it, so those are what its inverse modulo 2^64 makes small.
+    total != 0 && total.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// The checksum field for an unfolded sum: the complement of [`fold`].

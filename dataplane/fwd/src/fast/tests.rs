@@ -3,15 +3,15 @@
 mod world;
 
 use crate::batch::{BATCH_MAX, Batch};
-use crate::classify::Kind;
+use crate::classify::{Kind, Parsed, classify};
 use crate::counters::WorkerCounters;
 use crate::event::Event;
-use crate::fast::{self, Shortcut};
+use crate::fast::{self, Glance, Shortcut};
 use crate::id::{PortId, Ticks, TunnelId};
 use crate::local::{IpId, Local, LocalConfig};
-use crate::lookup::lookup;
+use crate::lookup::{Walks, lookup};
 use crate::packet::{FRAME_LEN, HEADROOM, Packet};
-use crate::process::{Context, parse, passes};
+use crate::process::{Context, passes};
 use crate::tables::{Tables, TablesBuilder};
 use crate::verdict::Verdict;
 use std::sync::Arc;
@@ -107,19 +107,21 @@ impl Relay {
     fn taken(&self, received: &[Received]) -> [usize; 3] {
         let mut frames = frames(received);
         let mut packets: Vec<Packet<'_>> = packets(&mut frames, received).collect();
-        let mut parsed: Vec<_> = packets
-            .iter()
-            .map(|p| parse::<true>(p, &self.tables))
-            .collect();
-        lookup(&mut parsed, &packets, &self.tables, 0);
+        let mut parsed = vec![Parsed::EMPTY; packets.len()];
+        let tunnels = self.tables.tunnels(usize::MAX);
+        let mut walks = Walks::new(self.tables.fib6(), tunnels);
+        let glance = Glance::new(&self.tables);
+        classify::<true>(&packets, &glance, &mut walks, &mut parsed);
+        lookup(&mut parsed, &packets, &self.tables, &mut walks);
         let mut context = Context {
             tables: &self.tables,
             local: &mut local(true),
             now: Ticks(1),
         };
-        let mut shortcut = Shortcut::new(&self.tables, usize::MAX);
+        let mut shortcut = Shortcut::new(tunnels);
         let mut taken = [0; 3];
-        for (packet, p) in packets.iter_mut().zip(&parsed) {
+        let ordinary = packets.iter_mut().zip(&parsed);
+        for (packet, p) in ordinary.filter(|(_, p)| p.ordinary != 0) {
             let (kind, verdict) = match p.kind {
                 Kind::Outer => (0, fast::decap(&mut shortcut, &context, packet, p)),
                 Kind::Udp => (1, fast::decap(&mut shortcut, &context, packet, p)),

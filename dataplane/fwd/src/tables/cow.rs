@@ -10,11 +10,50 @@ pub(crate) const CHUNK: usize = 512;
 const SHIFT: u32 = CHUNK.trailing_zeros();
 const MASK: usize = CHUNK - 1;
 
-type Chunk<T> = [T; CHUNK];
+pub(super) type Chunk<T> = [T; CHUNK];
 
 #[derive(Clone, Debug)]
 pub(crate) struct CowVec<T> {
     chunks: Arc<Vec<Arc<Chunk<T>>>>,
+}
+
+/// The chunks of a [`CowVec`], found once for all packets of a batch.
+#[derive(Debug)]
+pub(crate) struct Chunks<'a, T>(&'a [Arc<Chunk<T>>]);
+
+impl<T> Clone for Chunks<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Chunks<'_, T> {}
+
+impl<'a, T> Chunks<'a, T> {
+    #[inline]
+    pub(super) const fn new(chunks: &'a [Arc<Chunk<T>>]) -> Self {
+        Self(chunks)
+    }
+
+    #[inline]
+    pub(crate) fn get(self, index: usize) -> Option<&'a T> {
+        self.0.get(index >> SHIFT)?.get(index & MASK)
+    }
+
+    /// Brings the element's cache line in without waiting for it.
+    #[inline]
+    pub(crate) fn prefetch(self, index: usize) {
+        if let Some(chunk) = self.0.get(index >> SHIFT) {
+            prefetch_index::prefetch_index(chunk.as_slice(), index & MASK);
+        }
+    }
+}
+
+impl<T> CowVec<T> {
+    #[inline]
+    pub(crate) fn chunks(&self) -> Chunks<'_, T> {
+        Chunks::new(&self.chunks)
+    }
 }
 
 impl<T: Copy> CowVec<T> {
@@ -26,15 +65,13 @@ impl<T: Copy> CowVec<T> {
 
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&T> {
-        self.chunks.get(index >> SHIFT)?.get(index & MASK)
+        self.chunks().get(index)
     }
 
     /// Brings the element's cache line in without waiting for it.
     #[inline]
     pub(crate) fn prefetch(&self, index: usize) {
-        if let Some(chunk) = self.chunks.get(index >> SHIFT) {
-            prefetch_index::prefetch_index(chunk.as_slice(), index & MASK);
-        }
+        self.chunks().prefetch(index);
     }
 
     /// [`CowVec::prefetch`] for elements that may lie in two lines.

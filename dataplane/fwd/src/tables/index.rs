@@ -66,14 +66,14 @@ impl Index {
 
     /// Starts fetching what [`Index::tunnel41_at`] reads, and says where that is.
     #[inline]
-    pub(crate) fn prefetch41(&self, key: u64) -> usize {
+    pub(crate) fn prefetch41(&self, key: u64) -> u32 {
         self.proto41.prefetch(key)
     }
 
-    /// Starts fetching what a lookup of this UDP packet reads.
+    /// Starts fetching what [`Index::udp_at`] reads, and says where that is.
     #[inline]
-    pub(crate) fn prefetch_udp(&self, key: u64) {
-        _ = self.udp_ports.prefetch(key);
+    pub(crate) fn prefetch_udp(&self, key: u64) -> u32 {
+        self.udp_ports.prefetch(key)
     }
 
     /// The configured tunnel of two outer addresses.
@@ -84,7 +84,7 @@ impl Index {
 
     /// [`Index::tunnel41`] where [`Index::prefetch41`] has said.
     #[inline]
-    pub(crate) fn tunnel41_at(&self, home: usize, key: u64) -> Option<u32> {
+    pub(crate) fn tunnel41_at(&self, home: u32, key: u64) -> Option<u32> {
         self.proto41.lookup_at(home, key)
     }
 
@@ -102,7 +102,17 @@ impl Index {
     /// What is at our address and UDP port.
     #[inline]
     pub(crate) fn udp(&self, key: u64) -> Option<UdpMatch> {
-        let value = self.udp_ports.lookup(key)?;
+        Self::udp_match(self.udp_ports.lookup(key)?)
+    }
+
+    /// [`Index::udp`] where [`Index::prefetch_udp`] has said.
+    #[inline]
+    pub(crate) fn udp_at(&self, home: u32, key: u64) -> Option<UdpMatch> {
+        Self::udp_match(self.udp_ports.lookup_at(home, key)?)
+    }
+
+    #[inline]
+    fn udp_match(value: u32) -> Option<UdpMatch> {
         Some(match u16::try_from(value & !GROUP) {
             Ok(group) if value & GROUP != 0 => UdpMatch::Group(group),
             _ => UdpMatch::Tunnel(value),

@@ -26,12 +26,11 @@ pub use spec::{
 };
 
 use crate::id::{NextHopId, PortId, TunnelId};
-use cow::CowVec;
+use cow::{Chunks, CowVec};
 pub(crate) use domain::{DomainRecord, Role};
 pub(crate) use index::{Index, UdpMatch, port_key};
 use live::{Live, LiveTable};
-use lpm::Lpm;
-pub(crate) use lpm::Walk;
+pub(crate) use lpm::{Lpm, Walk};
 pub(crate) use outer::key as outer_key;
 use record::{CounterTable, TunnelCounters, TunnelRecord};
 use sixferry_wire::ether::Mac;
@@ -142,6 +141,12 @@ impl Target {
         }
     }
 
+    /// Whether a value as the FIB stores it has an [`Target::owner`], likewise.
+    #[inline]
+    pub(crate) const fn is_owned(value: u32) -> bool {
+        matches!(value >> TAG_SHIFT, 1 | 2 | 3 | 6)
+    }
+
     /// The tunnel or domain whose address space this is.
     pub(crate) const fn owner(self) -> Option<TunnelId> {
         match self {
@@ -183,6 +188,33 @@ pub(crate) enum HopState {
     Down,
 }
 
+/// Where all tunnels are, found once for all packets of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tunnels<'t> {
+    records: Chunks<'t, TunnelRecord>,
+    counters: Chunks<'t, TunnelCounters>,
+}
+
+impl<'t> Tunnels<'t> {
+    /// The record in a tunnel's place: a tunnel's only with [`record::IN_USE`].
+    #[inline]
+    pub(crate) fn record(self, id: TunnelId) -> Option<&'t TunnelRecord> {
+        self.records.get(id.index())
+    }
+
+    #[inline]
+    pub(crate) fn counters(self, id: TunnelId) -> Option<&'t TunnelCounters> {
+        self.counters.get(id.index())
+    }
+
+    /// Starts fetching both.
+    #[inline]
+    pub(crate) fn prefetch(self, id: TunnelId) {
+        self.records.prefetch(id.index());
+        self.counters.prefetch(id.index());
+    }
+}
+
 impl Tables {
     /// The relay's own rules.
     #[must_use]
@@ -195,10 +227,10 @@ impl Tables {
         self.ports.get(id.index())?.as_ref()
     }
 
-    /// Whether this is an Ethernet port that is up.
+    /// For [`is_plain_port`].
     #[inline]
-    pub(crate) const fn is_plain_port(&self, id: PortId) -> bool {
-        id.index() < PortId::MAX && self.plain_ports >> id.index() & 1 == 1
+    pub(crate) const fn plain_ports(&self) -> u32 {
+        self.plain_ports
     }
 
     /// The relay's own address.
@@ -215,18 +247,14 @@ impl Tables {
             .filter(|record| record.has(record::IN_USE))
     }
 
+    /// All tunnels as one worker reads and counts them, for a batch.
     #[inline]
-    pub(crate) fn prefetch_tunnel(&self, id: TunnelId, worker: usize) {
-        self.records.prefetch(id.index());
-        if let Some(counters) = self.counters.get(worker) {
-            counters.prefetch(id.index());
+    pub(crate) fn tunnels(&self, worker: usize) -> Tunnels<'_> {
+        let none = Chunks::new(&[]);
+        Tunnels {
+            records: self.records.chunks(),
+            counters: self.counters.get(worker).map_or(none, CounterTable::chunks),
         }
-    }
-
-    /// One worker's counters of all tunnels.
-    #[inline]
-    pub(crate) fn counter_table(&self, worker: usize) -> Option<&CounterTable> {
-        self.counters.get(worker)
     }
 
     /// One worker's counters of a tunnel.
@@ -312,6 +340,12 @@ impl Tables {
     }
 }
 
+/// Whether this is one of [`Tables::plain_ports`]: an Ethernet port that is up.
+#[inline]
+pub(crate) const fn is_plain_port(plain_ports: u32, id: PortId) -> bool {
+    id.index() < PortId::MAX && plain_ports >> id.index() & 1 == 1
+}
+
 /// fe80::/96 with the local IPv4 address below (RFC 4213 section 3.7).
 pub(crate) const fn default_link_local(local: [u8; 4]) -> u128 {
     0xfe80 << 112 | u32::from_be_bytes(local) as u128
@@ -354,6 +388,8 @@ mod tests {
                 _ => None,
             };
             assert_eq!(Target::egress(value), leaves_by);
+            assert_eq!(Target::is_owned(value), target.owner().is_some());
+            assert_ne!(value, u32::MAX);
         }
     }
 }

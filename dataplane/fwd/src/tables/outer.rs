@@ -26,6 +26,22 @@ const EMPTY: Bucket = Bucket {
     spilled: 0,
 };
 
+impl Bucket {
+    /// The tunnel of a key, or [`FREE`]: all five without a branch, for which slot has the key is anybody's
+    /// guess.
+    #[inline(always)]
+    fn find(&self, key: u64) -> u32 {
+        let slots = self.keys.iter().zip(&self.tunnels);
+        slots.fold(FREE, |found, (have, tunnel)| {
+            if *have == key {
+                found.min(*tunnel)
+            } else {
+                found
+            }
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct OuterTable {
     buckets: CowVec<Bucket>,
@@ -65,21 +81,24 @@ impl OuterTable {
         self.buckets.bytes()
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "folding takes both halves")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "folding takes both halves; 2^32 buckets are 256 GiB"
+    )]
     /// Multiply and fold with a secret on both sides: a remote peer cannot aim at a bucket.
-    #[inline]
-    const fn home(&self, key: u64) -> usize {
+    #[inline(always)]
+    const fn home(&self, key: u64) -> u32 {
         let product = (key ^ self.seed) as u128 * ((self.seed.rotate_left(32) | 1) as u128);
         let mixed = (product >> 64) as u64 ^ product as u64;
         let again = (mixed ^ mixed >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (again >> 20) as usize & self.mask
+        (again >> 20) as u32 & self.mask as u32
     }
 
     /// Starts fetching the line that [`OuterTable::lookup_at`] will read, and says which it is.
-    #[inline]
-    pub(crate) fn prefetch(&self, key: u64) -> usize {
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, key: u64) -> u32 {
         let home = self.home(key);
-        self.buckets.prefetch(home);
+        self.buckets.prefetch(home as usize);
         home
     }
 
@@ -90,27 +109,27 @@ impl OuterTable {
     }
 
     /// [`OuterTable::lookup`] where the key's home is known.
-    #[inline]
-    pub(crate) fn lookup_at(&self, home: usize, key: u64) -> Option<u32> {
-        let mut at = home;
-        for _ in 0..PROBES {
-            let bucket = self.buckets.get(at)?;
-            // all five without a branch: which slot has the key is anybody's guess
-            let slots = bucket.keys.iter().zip(&bucket.tunnels);
-            let found = slots.fold(FREE, |found, (have, tunnel)| {
-                if *have == key {
-                    found.min(*tunnel)
-                } else {
-                    found
-                }
-            });
+    #[inline(always)]
+    pub(crate) fn lookup_at(&self, home: u32, key: u64) -> Option<u32> {
+        let bucket = self.buckets.get(home as usize)?;
+        let found = bucket.find(key);
+        if found == FREE && bucket.spilled != 0 {
+            return self.lookup_further(home as usize, key);
+        }
+        (found != FREE).then_some(found)
+    }
+
+    #[inline(never)]
+    fn lookup_further(&self, home: usize, key: u64) -> Option<u32> {
+        for probe in 1..PROBES {
+            let bucket = self.buckets.get((home + probe) & self.mask)?;
+            let found = bucket.find(key);
             if found != FREE {
                 return Some(found);
             }
             if bucket.spilled == 0 {
                 return None;
             }
-            at = (at + 1) & self.mask;
         }
         None
     }
@@ -134,7 +153,7 @@ impl OuterTable {
     }
 
     fn place(&mut self, key: u64, tunnel: u32) -> bool {
-        let mut at = self.home(key);
+        let mut at = self.home(key) as usize;
         for probe in 0..PROBES {
             let room = self
                 .buckets
@@ -156,7 +175,7 @@ impl OuterTable {
 
     /// Notes in the first `probes` buckets of `key` that one of theirs lies further on.
     fn mark_spill(&mut self, key: u64, probes: usize) {
-        let home = self.home(key);
+        let home = self.home(key) as usize;
         for i in 0..probes {
             if let Some(bucket) = self.buckets.get_mut((home + i) & self.mask) {
                 bucket.spilled = bucket.spilled.saturating_add(1);
@@ -165,7 +184,7 @@ impl OuterTable {
     }
 
     pub(crate) fn remove(&mut self, key: u64) -> bool {
-        let home = self.home(key);
+        let home = self.home(key) as usize;
         for probe in 0..PROBES {
             let at = (home + probe) & self.mask;
             let found = self.buckets.get(at).is_some_and(|b| {

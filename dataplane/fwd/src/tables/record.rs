@@ -1,6 +1,6 @@
 //! A tunnel as the packet path reads it: one cache line, and one line of counters a worker.
 
-use super::cow::CHUNK;
+use super::cow::{CHUNK, Chunk, Chunks};
 use super::domain::DomainSpec;
 use super::live::Endpoint;
 use super::spec::{Dscp, Ecn, EncapKind, MtuMode, Rebind, Ttl, TunnelSpec};
@@ -309,7 +309,7 @@ impl TunnelCounters {
 /// One worker's counters of all tunnels. Grows by chunks that stay where they are.
 #[derive(Clone, Debug)]
 pub(crate) struct CounterTable {
-    chunks: Arc<Vec<Arc<[TunnelCounters]>>>,
+    chunks: Arc<Vec<Arc<Chunk<TunnelCounters>>>>,
 }
 
 impl CounterTable {
@@ -320,20 +320,22 @@ impl CounterTable {
     }
 
     #[inline]
-    pub(crate) fn get(&self, tunnel: usize) -> Option<&TunnelCounters> {
-        self.chunks.get(tunnel / CHUNK)?.get(tunnel % CHUNK)
+    pub(crate) fn chunks(&self) -> Chunks<'_, TunnelCounters> {
+        Chunks::new(&self.chunks)
     }
 
     #[inline]
-    pub(crate) fn prefetch(&self, tunnel: usize) {
-        if let Some(chunk) = self.chunks.get(tunnel / CHUNK) {
-            prefetch_index::prefetch_index(chunk, tunnel % CHUNK);
-        }
+    pub(crate) fn get(&self, tunnel: usize) -> Option<&TunnelCounters> {
+        self.chunks().get(tunnel)
     }
 
     pub(crate) fn reserve(&mut self, tunnel: usize) {
         while self.chunks.len() * CHUNK <= tunnel {
-            let chunk = (0..CHUNK).map(|_| TunnelCounters::default()).collect();
+            let chunk: Arc<[TunnelCounters]> =
+                (0..CHUNK).map(|_| TunnelCounters::default()).collect();
+            let Ok(chunk) = chunk.try_into() else {
+                return; // it has that many
+            };
             Arc::make_mut(&mut self.chunks).push(chunk);
         }
     }

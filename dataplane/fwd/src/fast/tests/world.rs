@@ -85,6 +85,11 @@ pub(super) fn tables(seed: u64) -> TablesBuilder {
         let all = Ipv4Prefix::containing(Ipv4Addr::from([192, 0, 0, 0]), 16);
         b.set_route4(all, RouteSource::Kernel, hops[0]);
     }
+    if rng.once_in(2) {
+        // our own addresses have a route like any other
+        let ours = Ipv4Prefix::containing(LOCALS[0].into(), 24);
+        b.set_route4(ours, RouteSource::Kernel, hops[0]);
+    }
     if !rng.once_in(3) {
         b.set_route6(six(ROUTER, 128), RouteSource::Kernel, Route::Local);
     }
@@ -212,7 +217,7 @@ fn tunnel(rng: &mut Rng, k: u8) -> TunnelSpec {
 
 fn oddity(rng: &mut Rng, k: u8, spec: &mut TunnelSpec) {
     let six = |bits: u128, len| Ipv6Prefix::containing(Ipv6Addr::from(bits), len);
-    match rng.below(15) {
+    match rng.below(16) {
         0 => spec.prefixes = vec![],
         // inside another tunnel's
         1 => spec.prefixes = vec![six(prefix(k ^ 1) | 0x77 << 64, 64)],
@@ -238,6 +243,8 @@ fn oddity(rng: &mut Rng, k: u8, spec: &mut TunnelSpec) {
         11 => spec.ecn = Ecn::Compat,
         12 => spec.strict_source = false,
         13 => spec.up = false,
+        // whose far end may be an address of ours
+        14 => spec.remote = rng.of(&LOCALS).into(),
         _ => {
             if let EncapKind::Udp(udp) = &mut spec.encap {
                 udp.remote_port = 0;
