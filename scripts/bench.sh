@@ -39,10 +39,18 @@ fi
 
 # one build for all: a second one with other features, or without those of the tests, would make the
 # libraries again
-packages=(--locked -p sixferryd -p sixferry-control -p sixferry-bench --features sixferry-bench/dtcp)
-cargo build --release "${packages[@]}" --bench process --bin sixferryd --bin sixferry-control \
-  --bin sixferry-pktgen --bin sixferry-rfc8219 --bin sixferry-bench-ratio --bin sixferry-bench-changes --bin sixferry-bench-e2e \
-  --bin sixferry-bench-dtcp --bin sixferry-bench-report
+build=(cargo build --release --locked -p sixferryd -p sixferry-control -p sixferry-bench
+  --features sixferry-bench/dtcp --bench process --bin sixferryd --bin sixferry-control
+  --bin sixferry-pktgen --bin sixferry-rfc8219 --bin sixferry-bench-ratio --bin sixferry-bench-changes
+  --bin sixferry-bench-e2e --bin sixferry-bench-dtcp --bin sixferry-bench-report)
+"${build[@]}"
+# where cargo has put the criterion bench
+criterion=$("${build[@]}" --quiet --message-format=json | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["kind"] == ["bench"]:
+        print(message["executable"])')
 
 if [ "$mode" = --nic ]; then
   pair=${2:?--nic needs two interfaces: GEN,SINK}
@@ -62,7 +70,7 @@ if [ "$mode" = quick ]; then
     --only rxdrop-bare,rxdrop,ref-decap,decap,decap-udp,ref-encap,encap,forwarding,timing)
 else
   echo "== in memory, ns a packet: criterion =="
-  cargo bench "${packages[@]}" --bench process -- --noplot --quiet --quick
+  CRITERION_HOME=$out/criterion "$criterion" --bench --noplot --quiet --quick
 fi
 echo "== in memory: beside the yardstick, a million tunnels beside one =="
 "$programs/sixferry-bench-ratio" "${ratio[@]}"
