@@ -373,9 +373,14 @@ fn outer(rng: &mut Rng, k: u8, inner: &[u8]) -> Vec<u8> {
         }
     }
     let mut header = [0; ipv4::HEADER_LEN];
+    let mut total_len = (ipv4::HEADER_LEN + payload.len()) as u16;
+    if rng.once_in(50) {
+        // too short for this header, for the next, or just not
+        total_len = rng.of(&[0, 19, 20, 59, 60]);
+    }
     let repr = ipv4::Repr {
         tos: rng.of(&[0, 0, 0, 0, 1, 2, 3, 0xb8]),
-        total_len: (ipv4::HEADER_LEN + payload.len()) as u16,
+        total_len,
         identification: 1,
         df: rng.once_in(2),
         ttl: 60,
