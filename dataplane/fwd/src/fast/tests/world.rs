@@ -217,7 +217,7 @@ fn tunnel(rng: &mut Rng, k: u8) -> TunnelSpec {
 
 fn oddity(rng: &mut Rng, k: u8, spec: &mut TunnelSpec) {
     let six = |bits: u128, len| Ipv6Prefix::containing(Ipv6Addr::from(bits), len);
-    match rng.below(16) {
+    match rng.below(17) {
         0 => spec.prefixes = vec![],
         // inside another tunnel's
         1 => spec.prefixes = vec![six(prefix(k ^ 1) | 0x77 << 64, 64)],
@@ -243,6 +243,12 @@ fn oddity(rng: &mut Rng, k: u8, spec: &mut TunnelSpec) {
         11 => spec.ecn = Ecn::Compat,
         12 => spec.strict_source = false,
         13 => spec.up = false,
+        // around an address of ours, or one that embeds one
+        15 => {
+            let local = u128::from(u32::from_be_bytes(rng.of(&LOCALS)));
+            let ours = rng.of(&[ROUTER, 0x2002_u128 << 112 | local << 80]);
+            spec.prefixes = vec![six(ours, 48)];
+        }
         // whose far end may be an address of ours
         14 => spec.remote = rng.of(&LOCALS).into(),
         _ => {
