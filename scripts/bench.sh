@@ -62,10 +62,10 @@ fi
 
 # without root there is no end-to-end figure; what an earlier run left must not be judged
 rm -f "$out"/{ratio,e2e,changes,dtcp}.json
-ratio=(--json "$out/ratio.json")
-e2e=(--json "$out/e2e.json" --rounds 40 --seconds 0.8 --timing-rounds 7 --events 1)
+ratio=(--json "$out/ratio.json" --cpu $(($(nproc) - 1)) --rounds 61)
+e2e=(--json "$out/e2e.json" --rounds 60 --sets 3 --seconds 0.8 --timing-rounds 13 --events 1)
 if [ "$mode" = quick ]; then
-  ratio+=(--rounds 15)
+  ratio=(--json "$out/ratio.json" --rounds 15)
   e2e=(--json "$out/e2e.json" --rounds 8 --sets 1 --seconds 0.3 --timing-rounds 3
     --only rxdrop-bare,rxdrop,ref-decap,decap,decap-udp,ref-encap,encap,forwarding,timing)
 else

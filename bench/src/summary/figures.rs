@@ -20,6 +20,15 @@ pub(super) struct Rate {
     pub(super) mpps: Spread,
 }
 
+/// A table in one direction, in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    pub(super) name: String,
+    pub(super) nanoseconds: Spread,
+    /// Time in relation to the yardstick's.
+    pub(super) to_yardstick: Spread,
+}
+
 fn spread(value: &Value) -> Option<Spread> {
     let number = |key: &str| value.get(key)?.as_f64();
     let rounds = value.get("rounds")?.as_u64().filter(|rounds| *rounds > 0)?;
@@ -125,6 +134,18 @@ impl Figures {
         lines
             .filter(|line| is(line, "test", test) && is(line, "yardstick", yardstick))
             .find_map(|line| spread(line.get("ratio")?))
+    }
+
+    /// What a packet costs in memory.
+    pub(super) fn memory(&self) -> Vec<Memory> {
+        let case = |line: &Value| {
+            Some(Memory {
+                name: line.get("name")?.as_str()?.to_owned(),
+                nanoseconds: spread(line.get("nanoseconds")?)?,
+                to_yardstick: spread(line.get("ratio_to_yardstick")?)?,
+            })
+        };
+        self.list("/cases").iter().filter_map(case).collect()
     }
 
     pub(super) fn why_not(&self, test: &str) -> Option<String> {

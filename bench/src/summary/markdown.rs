@@ -26,6 +26,7 @@ pub(super) fn text(summary: &Summary, figures: &Figures, plots: &[&str]) -> Stri
     rates(&mut out, figures);
     ratios(&mut out, figures);
     timing(&mut out, figures);
+    memory(&mut out, figures);
     resync(&mut out, figures);
     at_scale(&mut out, figures);
     out
@@ -166,6 +167,27 @@ fn timing(out: &mut String, figures: &Figures) {
     for (what, own, reference) in rows {
         let (own, reference) = (cell(own), cell(reference));
         line(out, format_args!("| {what} | {own} | {reference} |"));
+    }
+}
+
+/// What a packet costs without I/O.
+pub(super) fn memory(out: &mut String, figures: &Figures) {
+    let cases = figures.memory();
+    if cases.is_empty() {
+        return;
+    }
+    out.push_str(
+        "\n## In memory\n\n`process` alone on one core, packets of 64 bytes for random tunnels; the yardstick does only \
+         what no relay can do without.\n\n| | ns a packet (quartiles) | of the yardstick's time |\n|---|---|---|\n",
+    );
+    for case in cases {
+        let (name, spread) = (case.name, case.nanoseconds);
+        let (median, spread) = (spread.median, quartiles(spread.quartiles));
+        let ratio = case.to_yardstick.median;
+        line(
+            out,
+            format_args!("| {name} | {median:.1}{spread} | {ratio:.2} |"),
+        );
     }
 }
 

@@ -105,6 +105,8 @@ impl Customer {
         nat.ip("link set wire up");
     }
 
+    /// What belongs to no mapping is dropped without a word, as home routers do: a reset would end the
+    /// session whose mapping has just gone.
     fn masquerade(&self, ports: u16) {
         let nat = self.nat.as_ref().expect("there is a NAT");
         let last = ports + 99;
@@ -113,7 +115,10 @@ impl Customer {
              table ip nat {{\n chain out {{\n\
              type nat hook postrouting priority 100;\n\
              oifname \"wire\" udp dport 1-65535 masquerade to :{ports}-{last}\n\
-             oifname \"wire\" masquerade\n }}\n}}\n"
+             oifname \"wire\" masquerade\n }}\n}}\n\
+             table ip filter {{\n chain in {{\n\
+             type filter hook input priority 0;\n\
+             iifname \"wire\" ct state new,invalid drop\n }}\n}}\n"
         );
         let file = self.files.path().join("nat");
         fs::write(&file, rules).expect("written");
