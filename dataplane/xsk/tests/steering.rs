@@ -98,6 +98,16 @@ fn ipv6(dst: &str) -> Vec<u8> {
     out
 }
 
+/// Numbers below what is asked, the same in every run: xorshift64.
+fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    }
+}
+
 #[track_caller]
 fn check(harness: &mut SteeringHarness, frame: &[u8], expected: Outcome) {
     let verdict = harness.run(frame).unwrap();
@@ -161,14 +171,7 @@ fn truncated_frames_never_redirect_wrongly() {
 #[ignore = "needs root"]
 fn mutated_frames_are_passed_or_redirected() {
     let mut harness = harness(&config());
-    // xorshift64: the same frames in every run.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % below
-    };
+    let mut next = numbers(0x9e37_79b9_7f4a_7c15);
     for round in 0..3000 {
         let mut frame = unhex(FRAMES[next(FRAMES.len())].2);
         frame.truncate(ETHER + next(frame.len() - ETHER + 1));
@@ -520,13 +523,7 @@ fn outcome_of_v6(config: &SteerConfig, addr: Ipv6Addr) -> Outcome {
 #[test]
 #[ignore = "needs root"]
 fn whatever_is_added_and_removed_is_followed() {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % below
-    };
+    let mut next = numbers(0x2545_f491_4f6c_dd1d);
     let addresses: Vec<Ipv4Addr> = (0..7).map(|i| Ipv4Addr::new(198, 51, 100, i)).collect();
     let texts = [
         "2001:db8::",
