@@ -22,7 +22,7 @@ use crate::arena::{Arena, Direction, Memory};
 use crate::cpu;
 use crate::error::{Context, Error};
 use crate::population::{Destination, Destinations, Layout, local, programmed};
-use plan::Plan;
+use plan::{ABSENT, Plan};
 use publisher::{Changer, Changes};
 use report::{Case, Round};
 use sixferry_engine::{Publisher, Waker};
@@ -35,9 +35,6 @@ use worker::Worker;
 /// One of so many tunnels changes; the others carry the traffic. They lie among each other, so that a
 /// changed one shares its chunk of every table with busy ones.
 const CHANGING: usize = 8;
-/// One of so many changing tunnels is not there at the start, so that what is added is not what has
-/// just been removed.
-const ABSENT: usize = 8;
 
 /// How to measure.
 #[derive(Clone, Copy, Debug)]

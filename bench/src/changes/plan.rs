@@ -3,6 +3,12 @@
 use crate::rng::Rng;
 use std::time::Duration;
 
+/// One of so many changing tunnels is not there at the start, so that what is added is not what has
+/// just been removed.
+pub(crate) const ABSENT: usize = 8;
+/// This makes another address of a peer's, out of all that are in use.
+pub(crate) const MOVED: u32 = 0x0100_0000;
+
 /// How a tunnel changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

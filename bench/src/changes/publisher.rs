@@ -1,6 +1,6 @@
 //! Who makes the changes: applies them to the tables and publishes as `sixferryd` does.
 
-use super::plan::{Kind, Plan, Step, due};
+use super::plan::{Kind, MOVED, Plan, Step, due};
 use crate::population::{Destination, spec};
 use serde::Serialize;
 use sixferry_engine::{PUBLISH_INTERVAL, Publisher};
@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 /// Longest a publication waits for the worker, as `sixferryd` waits.
 const ADOPTION: Duration = Duration::from_secs(1);
-/// This makes another address of a peer's, out of all that are in use.
-const MOVED: u32 = 0x0100_0000;
 
 /// How much is changed.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -4,7 +4,7 @@ use super::controller::{Changed, OWNER, tunnel};
 use super::lab::{Lab, Place};
 use super::role;
 use super::{Context, Error};
-use crate::changes::plan::{Kind, Plan, Step, due};
+use crate::changes::plan::{ABSENT, Kind, MOVED, Plan, Step, due};
 use crate::pktgen;
 use crate::pktgen::remote::Role;
 use crate::pktgen::role::Seat;
@@ -22,12 +22,8 @@ use tokio::runtime::Runtime;
 
 /// Messages on their way.
 const WINDOW: usize = 16;
-/// One of so many of its tunnels is not there at the start.
-const ABSENT: usize = 8;
 /// Most changes that the API takes in a message.
 const MESSAGE_MAX: usize = 512;
-/// This makes another address of a peer's, out of all that are in use.
-const MOVED: u32 = 0x0100_0000;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -80,15 +80,44 @@ impl Report {
 ///
 /// # Errors
 /// What does not start, and when the daemon refuses something.
-pub fn run(rig: Rig<'_>, plan: &Plan, rates: Rates) -> Result<Report, Error> {
-    let mut rig = rig;
+pub fn run(mut rig: Rig<'_>, plan: &Plan, rates: Rates) -> Result<Report, Error> {
     let tunnels = rig.tunnels;
     let asked = rates.loss_free / 2.0;
     let changing = tunnels - tunnels / CHANGING..tunnels;
     let [empty, loaded] = rig.resident;
+    let load = rig.load;
+    let phases = phases(&mut rig, plan, changing.clone(), asked)?;
+    let last = phases.last();
+    let lost = last.map_or(0, |phase| phase.account.lost());
+    let reached = last.map_or_else(Changes::default, |phase| phase.changes);
+    let undisturbed = undisturbed(rig, plan, changing)?;
+    Ok(Report {
+        tunnels,
+        resident_bytes_a_tunnel: loaded.saturating_sub(empty) as f64 / f64::from(tunnels),
+        load_seconds: load.as_secs_f64(),
+        replace_seconds: undisturbed.replace.as_secs_f64(),
+        confirm_seconds: undisturbed.confirm.as_secs_f64(),
+        fastest_per_second: undisturbed.fastest.per_second(),
+        fastest: undisturbed.fastest,
+        asked_mpps: asked,
+        lost,
+        reached_per_second: reached.per_second(),
+        acknowledged_ms: reached.acknowledged_ms,
+        phases,
+        first_packets: vec![undisturbed.first],
+    })
+}
+
+/// Attempts under traffic, until one loses nothing.
+fn phases(
+    rig: &mut Rig<'_>,
+    plan: &Plan,
+    changing: Range<u32>,
+    mpps: f64,
+) -> Result<Vec<Phase>, Error> {
     let mut phases = Vec::new();
     for _ in 0..ATTEMPTS {
-        let phase = under_traffic(&mut rig, plan, changing.clone(), asked)?;
+        let phase = under_traffic(rig, plan, changing.clone(), mpps)?;
         eprintln!("{phase}");
         let clean = phase.account.lost() == 0;
         phases.push(phase);
@@ -96,10 +125,18 @@ pub fn run(rig: Rig<'_>, plan: &Plan, rates: Rates) -> Result<Report, Error> {
             break;
         }
     }
-    let last = phases.last();
-    let lost = last.map_or(0, |phase| phase.account.lost());
-    let reached = last.map_or_else(Changes::default, |phase| phase.changes);
-    // a generator takes its CPU also while it sends nothing
+    Ok(phases)
+}
+
+/// What is measured with nobody else at work.
+struct Undisturbed {
+    replace: Duration,
+    confirm: Duration,
+    fastest: Changes,
+    first: FirstPackets,
+}
+
+fn undisturbed(rig: Rig<'_>, plan: &Plan, changing: Range<u32>) -> Result<Undisturbed, Error> {
     let Rig {
         lab,
         daemon,
@@ -108,9 +145,10 @@ pub fn run(rig: Rig<'_>, plan: &Plan, rates: Rates) -> Result<Report, Error> {
             mut sink,
             ..
         },
-        load,
+        tunnels,
         ..
     } = rig;
+    // it takes its CPU also while it sends nothing
     drop(generator);
     let resync = |changed| -> Result<(Said, Duration), Error> {
         let job = Job {
@@ -130,33 +168,26 @@ pub fn run(rig: Rig<'_>, plan: &Plan, rates: Rates) -> Result<Report, Error> {
     if said.unchanged != u64::from(tunnels) {
         return Err(format!("{said:?}")).during("confirming all tunnels");
     }
-    let seat = Seat {
-        cpu: plan.generator_cpu,
-        nice: CHANGER_NICE,
-    };
-    let mut changer = changer::Remote::start(lab, &daemon.socket(), changing, seat)?;
+    let mut changer = changer::Remote::start(lab, &daemon.socket(), changing, changer_seat(plan))?;
     let fastest = changer.work(&Order {
         per_second: None,
         batch: BATCH_FULL,
         seconds: SECONDS,
     })?;
     drop(changer);
-    let many = first::run(lab, plan, &daemon, &mut sink, tunnels)?;
-    Ok(Report {
-        tunnels,
-        resident_bytes_a_tunnel: loaded.saturating_sub(empty) as f64 / f64::from(tunnels),
-        load_seconds: load.as_secs_f64(),
-        replace_seconds: replace.as_secs_f64(),
-        confirm_seconds: confirm.as_secs_f64(),
-        fastest_per_second: fastest.per_second(),
+    Ok(Undisturbed {
+        replace,
+        confirm,
         fastest,
-        asked_mpps: asked,
-        lost,
-        reached_per_second: reached.per_second(),
-        acknowledged_ms: reached.acknowledged_ms,
-        phases,
-        first_packets: vec![many],
+        first: first::run(lab, plan, &daemon, &mut sink, tunnels)?,
     })
+}
+
+const fn changer_seat(plan: &Plan) -> Seat {
+    Seat {
+        cpu: plan.generator_cpu,
+        nice: CHANGER_NICE,
+    }
 }
 
 impl Report {
@@ -179,10 +210,7 @@ fn under_traffic(
         sizes: Sizes::one(plan.frame_len),
         ..Traffic::default()
     };
-    let seat = Seat {
-        cpu: plan.generator_cpu,
-        nice: CHANGER_NICE,
-    };
+    let seat = changer_seat(plan);
     // before there is traffic: it takes every eighth of them out
     let mut changer = changer::Remote::start(rig.lab, &rig.daemon.socket(), changing, seat)?;
     rig.tester.generator = rig.lab.generator(&traffic, plan.generator_cpu)?;
