@@ -1,7 +1,7 @@
 //! The CPU of a thread.
 
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
@@ -12,6 +12,16 @@ use std::time::Duration;
 pub fn pin(cpu: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(cpu);
+    sched_setaffinity(None, &set)
+}
+
+/// Keeps the calling thread, and those it starts, off a CPU: that is for another process.
+///
+/// # Errors
+/// Where there is no other for this one.
+pub fn leave(cpu: usize) -> Result<(), Errno> {
+    let mut set = sched_getaffinity(None)?;
+    set.unset(cpu);
     sched_setaffinity(None, &set)
 }
 

@@ -4,6 +4,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use sixferry_bench::cpu;
 use sixferry_bench::e2e::controller::{self, Changed, Job, Load};
 use sixferry_bench::e2e::lab::{self, Lab};
 use sixferry_bench::e2e::matrix::{self, PAIRS};
@@ -223,6 +224,7 @@ fn bench(args: &Bench) -> Result<bool, Error> {
         environment: Environment::now(),
         ..Measured::default()
     };
+    cpu::leave(plan.device_cpu).during(format!("a CPU besides {}", plan.device_cpu))?;
     if !tests.is_empty() {
         let report = throughput(args, &tests, skipped, &plan)?;
         print!("{report}");

@@ -65,6 +65,10 @@ pub struct Report {
     asked_mpps: f64,
     /// Packets lost in the last attempt of each event.
     lost: i64,
+    /// Packets of every attempt.
+    packets_in_all: u64,
+    /// Lost in every attempt.
+    lost_in_all: i64,
     /// Every attempt, in order.
     phases: Vec<Phase>,
 }
@@ -134,6 +138,8 @@ pub fn run(rig: &mut Rig<'_>, plan: &Plan, rates: Rates, rounds: u32) -> Result<
         loss_free_mpps: rates.loss_free,
         asked_mpps: asked,
         lost: lost(&phases),
+        packets_in_all: phases.iter().map(|phase| phase.account.generated).sum(),
+        lost_in_all: phases.iter().map(|phase| phase.account.lost()).sum(),
         phases,
     })
 }

@@ -200,12 +200,15 @@ fn resync(out: &mut String, figures: &Figures) {
         format_args!(
             "\n## Control process under traffic\n\n{} tunnels loaded over gRPC in {:.1} s, {:.0} MiB \
              resident. While control processes were killed and re-synced all tunnels, with traffic of {:.3} \
-             Mpps: {} packets lost in the last attempt of each event.",
+             Mpps: {} packets lost in the last attempt of each event; {} of {} in all, with those that were \
+             repeated.",
             figures.text("/resync/tunnels"),
             figures.number("/resync/load_seconds"),
             figures.number("/resync/resident_loaded_mib"),
             figures.number("/resync/asked_mpps"),
             figures.text("/resync/lost"),
+            figures.text("/resync/lost_in_all"),
+            figures.text("/resync/packets_in_all"),
         ),
     );
 }

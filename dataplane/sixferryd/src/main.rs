@@ -5,6 +5,7 @@
 //! programmed by the configuration file or over gRPC.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod api;
 mod config;
 mod control;

@@ -13,8 +13,9 @@ pub mod scale;
 mod stand;
 mod times;
 
-use super::Error;
 use super::lab::Lab;
+use super::{Context, Error};
+use crate::cpu;
 use crate::environment::Environment;
 use crate::pktgen::traffic::{Encapsulation, TAG_LEN};
 use scale::Scale;
@@ -178,6 +179,7 @@ impl Job {
             scalability: Vec::new(),
             load_after: String::new(),
         };
+        cpu::leave(stand::DEVICE_CPU).during("a CPU besides the relay's")?;
         let by_size = [
             Test::Throughput,
             Test::Latency,

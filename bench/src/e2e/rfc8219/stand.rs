@@ -13,7 +13,7 @@ use crate::pktgen::traffic::{Encapsulation, Traffic};
 /// The CPU of generator and the reception it triggers.
 const GENERATOR_CPU: usize = 0;
 /// The CPU of the worker and what it sends.
-const DEVICE_CPU: usize = 1;
+pub(super) const DEVICE_CPU: usize = 1;
 /// Frames a second until the first have come through.
 const FIRST: u64 = 50_000;
 /// Frames of one go where delays count: a tagged frame must not wait for the rest of its batch.

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 use sixferry_engine::{
     Engine, EngineConfig, HostConfig, HostEnd, IdlePolicy, Injector, PortSet, PuntConsumer, Seat,
-    SpawnOptions, WorkerHandle, drop_capabilities,
+    SpawnOptions, Worker, WorkerHandle, drop_capabilities,
 };
 use sixferry_fwd::reassembly::Limits;
 use sixferry_fwd::{Ipv6Prefix, PortId, PuntReason, Settings, Ticks};
@@ -20,7 +20,8 @@ use sixferry_service::chain;
 use sixferry_xsk::{OpenOptions, OpenPort, WorkerPorts, XskPort, XskSet};
 use tokio::sync::watch;
 
-use crate::config::{Config, Idle, PortMode, ReassemblyConfig};
+use crate::affinity;
+use crate::config::{Config, Idle, PortMode, ReassemblyConfig, WorkerConfig};
 use crate::control::shared::{Publish, Shared};
 use crate::daemon::StartError;
 use crate::events::EventBus;
@@ -110,6 +111,36 @@ fn describe(port: &OpenPort, workers: usize) {
     }
 }
 
+/// Starts the packet threads; pinned ones have their CPUs for themselves, as far as this process goes.
+fn spawn(
+    config: &WorkerConfig,
+    idle: IdlePolicy,
+    ready: Vec<Worker<XskPort>>,
+) -> Result<Vec<WorkerHandle<XskPort>>, StartError> {
+    let first = usize::try_from(config.first_cpu).unwrap_or(usize::MAX);
+    if config.pin {
+        let cpus = (first..).take(ready.len()).collect();
+        match affinity::keep_off(&cpus) {
+            Ok(Some(rest)) => tracing::debug!(cpus = rest, "control threads kept off the workers"),
+            Ok(None) => tracing::info!(
+                workers = ready.len(),
+                "every CPU has a worker: control threads take time from them; fewer workers \
+                 (worker.count) leave them a CPU"
+            ),
+            Err(error) => tracing::warn!("control threads stay on the workers' CPUs: {error}"),
+        }
+    }
+    let spawned = (0..).zip(ready).map(|(i, worker)| {
+        worker.spawn(SpawnOptions {
+            name: format!("worker-{i}"),
+            cpu: config.pin.then(|| first.saturating_add(i)),
+            idle,
+            drop_capabilities: true,
+        })
+    });
+    Ok(spawned.collect::<Result<_, _>>()?)
+}
+
 /// Starts everything over the ports of `set`.
 pub(crate) async fn start(
     config: &Config,
@@ -160,17 +191,7 @@ pub(crate) async fn start(
         .map(|(id, p)| port_view(id, p))
         .collect();
     let runtime = Arc::new(runtime);
-    let mut workers = Vec::new();
-    for (i, worker) in ready.into_iter().enumerate() {
-        let first = usize::try_from(config.worker.first_cpu).unwrap_or(usize::MAX);
-        let cpu = config.worker.pin.then(|| first.saturating_add(i));
-        workers.push(worker.spawn(SpawnOptions {
-            name: format!("worker-{i}"),
-            cpu,
-            idle,
-            drop_capabilities: true,
-        })?);
-    }
+    let workers = spawn(&config.worker, idle, ready)?;
 
     let bus = Arc::new(EventBus::default());
     let around = Arc::new(Neighbourhood::new(

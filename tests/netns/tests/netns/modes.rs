@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use sixferry_netns_tests::daemon::{Daemon, DaemonConfig};
 use sixferry_netns_tests::ledger::balance;
 use sixferry_netns_tests::tcp::bulk;
@@ -70,6 +71,59 @@ fn two_queues_two_workers() {
     assert_eq!(report.workers.len(), 2);
     let total = balance(&report);
     assert!(total.forwarded > 5000, "{total:?}");
+}
+
+/// A worker sent full rate has no time for others: the daemon's other threads use the other CPUs.
+#[test]
+#[ignore = "needs root"]
+fn a_pinned_worker_has_its_cpu_for_itself() {
+    let Some(lab) = LabPlan::new().build() else {
+        return;
+    };
+    let worker = "[worker]\nidle = \"poll\"\nfirst_cpu = 1";
+    let config = DaemonConfig::default().section(worker);
+    let mut daemon = Daemon::start(
+        &lab.relay,
+        &config.port("wan", "").port("lan", "").tunnel("mtu = 1280"),
+    );
+    let placed = threads(daemon.process().pid());
+    let workers: Vec<_> = placed
+        .iter()
+        .filter(|(name, _)| name == "worker-0")
+        .collect();
+    assert_eq!(workers.len(), 1, "{placed:?}");
+    for (name, cpus) in &placed {
+        let on_its_cpu = cpus.split(',').any(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| text.parse::<u32>().expect("a CPU");
+            (number(first)..=number(last)).contains(&1)
+        });
+        assert_eq!(on_its_cpu, name == "worker-0", "{name} in {placed:?}");
+    }
+    assert!(placed.len() > 3, "{placed:?}");
+
+    // the thread that checks the configuration again may not use the worker's CPU: it is there all the same
+    daemon.process().signal(Signal::HUP);
+    wait_until("the reload is over", Duration::from_secs(5), || {
+        daemon.log().contains("reload by SIGHUP")
+    });
+    let log = daemon.log();
+    assert!(!log.contains("reload refused"), "{log}");
+}
+
+/// The threads of a process: name, and the CPUs they may use, as in `0,2-3`.
+fn threads(pid: u32) -> Vec<(String, String)> {
+    let listed = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    listed
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("status")).ok())
+        .map(|status| {
+            let field = |key: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(key));
+                line.expect("a field").trim().to_owned()
+            };
+            (field("Name:"), field("Cpus_allowed_list:"))
+        })
+        .collect()
 }
 
 /// Tagged both ways where the kernel has VLAN interfaces; else what needs none: a tagged packet
