@@ -4,7 +4,7 @@ use super::controller::{Changed, Controller, Job, Load, Said, tunnel_name};
 use super::lab::{self, Lab, Place, RELAY};
 use super::reference::FRAMES;
 use super::role;
-use super::{Context, Error, last_lines};
+use super::{Context, Error, LOOK, last_lines};
 use serde::Serialize;
 use sixferry_client::{Client, Options, Target, api};
 use std::fs::{self, File};
@@ -181,7 +181,7 @@ impl Daemon {
                 let action = ended.map_or("is not ready".to_owned(), |status| status.to_string());
                 return Err(last).during(format!("the daemon: {action}"));
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
         Ok(())
     }

@@ -32,6 +32,11 @@ pub use crate::error::{Context, Error};
 pub use crate::pktgen::role;
 
 use std::path::Path;
+use std::time::Duration;
+
+/// How long to wait before looking again whether something has happened; what is waited for may need
+/// the CPU.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What a program said last.
 fn last_lines(log: &Path) -> String {

@@ -3,7 +3,7 @@
 
 use super::lab::{Lab, Place, run};
 use super::role::{self, Reading};
-use super::{Context, Error, last_lines};
+use super::{Context, Error, LOOK, last_lines};
 use crate::frame::{INSIDE_MAC, RELAY_MAC};
 use crate::pktgen::interface_index;
 use crate::pktgen::traffic::FIRST_PEER;
@@ -79,7 +79,7 @@ impl<'a> Forwarding<'a> {
             if Instant::now() > deadline {
                 return Err("the kernel has not started it").during("dut0's receive thread");
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         };
         let mut set = CpuSet::new();
         set.set(cpu);
@@ -182,7 +182,7 @@ impl Testpmd {
                 let action = ended.map_or("is not ready".to_owned(), |status| status.to_string());
                 return Err(last_lines(self.log.path())).during(format!("testpmd: {action}"));
             }
-            std::thread::yield_now();
+            std::thread::sleep(LOOK);
         }
         Ok(())
     }

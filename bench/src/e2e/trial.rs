@@ -4,7 +4,7 @@ use super::account;
 use super::device::{Device, Running};
 use super::lab::{Lab, Place, Role, hold};
 use super::role::Reading;
-use super::{Context, Error};
+use super::{Context, Error, LOOK};
 use crate::pktgen::pace::Pace;
 use crate::pktgen::sizes::Sizes;
 use crate::pktgen::stream::Tester;
@@ -226,7 +226,7 @@ pub(super) fn await_traffic(
         if Instant::now() > deadline {
             return Err("no packets get through".into());
         }
-        std::thread::yield_now();
+        std::thread::sleep(LOOK);
     }
     Ok(())
 }
