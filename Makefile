@@ -10,7 +10,7 @@ STEERING := $(if $(filter 0,$(shell id -u)),--features steering)
 export PATH := $(TOOLS)/bin:$(PATH)
 export SIXFERRY_GUEST_KERNEL ?= $(TOOLS)/guest-kernel
 
-.PHONY: help setup setup-test demo test interop bench bench-quick bench-publish gate gate-update vectors lint soak fuzz fmt docs
+.PHONY: help setup setup-test demo test interop bench bench-quick bench-publish profile gate gate-update vectors lint soak fuzz fmt docs
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ bench-quick: setup-test ## Of the benches, what three minutes allow (root)
 
 bench-publish: ## Take the report of the last `make bench` into README.md and docs/measured
 	@scripts/bench.sh publish
+
+profile: setup-test ## Where the time of a packet goes, by stage; needs perf (linux-perf)
+	@cargo build --release --locked -p sixferry-bench --bin sixferry-bench-ratio
+	@python3 -B scripts/profile.py $(TARGET_DIR)/release/sixferry-bench-ratio
 
 gate: setup-test ## Instructions a packet takes, against the committed baseline: 5 % more is a failure
 	@scripts/gate.sh

@@ -148,6 +148,18 @@ impl Figures {
         self.list("/cases").iter().filter_map(case).collect()
     }
 
+    /// What of the rate out of one tunnel the yardstick loses with a million scattered ones, in percent:
+    /// the part of a relay's loss that the machine's memory decides.
+    pub(super) fn degradation_of_yardstick(&self) -> Option<f64> {
+        let nanoseconds = |name: &str| {
+            let of_it = |line: &&Value| line.get("name").and_then(Value::as_str) == Some(name);
+            let case = self.list("/cases").iter().find(of_it)?;
+            Some(spread(case.get("yardstick_nanoseconds")?)?.median)
+        };
+        let [one, scattered] = ["decap one tunnel", "decap scattered"].map(nanoseconds);
+        Some((1.0 - one? / scattered?) * 100.0)
+    }
+
     pub(super) fn why_not(&self, test: &str) -> Option<String> {
         let lines = self.list("/throughput/skipped").iter();
         lines

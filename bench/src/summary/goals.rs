@@ -75,6 +75,8 @@ enum Source {
     Lost,
     /// Some program has judged it: these files have a list of goals.
     Judged(&'static str),
+    /// The same, beside what the yardstick loses.
+    Degradation,
     /// It cannot be measured here.
     Nowhere(&'static str),
 }
@@ -162,7 +164,7 @@ const WANTED: [Wanted; 18] = [
         9,
         "degradation in memory from 1 to 1M scattered tunnels, %",
         [65.0, 55.0],
-        Source::Judged(IN_MEMORY),
+        Source::Degradation,
     ),
     at_least(
         10,
@@ -250,18 +252,26 @@ impl Wanted {
             }
             Source::Lost => one(figures.lost(), String::new()),
             Source::Nowhere(why) => one(None, why.to_owned()),
-            Source::Judged(by) => {
-                let found = figures.judged(self.number);
-                if found.is_empty() {
-                    return one(None, format!("{by}: not in these files"));
-                }
-                let goal = |(what, spread): (String, Spread)| Goal {
-                    what,
-                    ..self.goal(Some(spread), String::new())
-                };
-                found.into_iter().map(goal).collect()
+            Source::Judged(by) => self.judged(figures, by, ""),
+            Source::Degradation => {
+                let beside = figures.degradation_of_yardstick();
+                let note = beside.map(|lost| format!("the yardstick, from its medians: {lost:.1}"));
+                self.judged(figures, IN_MEMORY, &note.unwrap_or_default())
             }
         }
+    }
+
+    /// What the bench itself has judged, which may be several goals.
+    fn judged(&self, figures: &Figures, by: &str, note: &str) -> Vec<Goal> {
+        let found = figures.judged(self.number);
+        if found.is_empty() {
+            return vec![self.goal(None, format!("{by}: not in these files"))];
+        }
+        let goal = |(what, spread): (String, Spread)| Goal {
+            what,
+            ..self.goal(Some(spread), note.to_owned())
+        };
+        found.into_iter().map(goal).collect()
     }
 
     fn goal(&self, spread: Option<Spread>, mut note: String) -> Goal {
@@ -359,7 +369,11 @@ mod tests {
         let memory = json!({"goals": [
             {"number": 7, "what": "one tunnel", "figure": 1.2},
             {"number": 7, "what": "a million", "figure": 1.6},
+            {"number": 9, "what": "decap", "figure": 61.0},
             {"number": 13, "what": "decap", "figure": 0.96, "spread": summary(0.96)}
+        ], "cases": [
+            {"name": "decap one tunnel", "yardstick_nanoseconds": summary(15.0)},
+            {"name": "decap scattered", "yardstick_nanoseconds": summary(40.0)}
         ]});
         let goals = judge(&Figures::new(vec![e2e, memory]));
         let of = |number| goals.iter().filter(move |goal| goal.number == number);
@@ -377,6 +391,8 @@ mod tests {
         assert_eq!(verdicts(10), [Verdict::Missed]);
         let note = of(10).next().map(|goal| goal.note.as_str());
         assert_eq!(note, Some("the reference worker: 0.80"));
+        let note = of(9).next().map(|goal| goal.note.as_str());
+        assert_eq!(note, Some("the yardstick, from its medians: 62.5"));
         assert_eq!(verdicts(14), [Verdict::Aim]);
         let changes = json!({"resync": {"lost": 0}, "changes": {"lost": 2}});
         let goals = judge(&Figures::new(vec![changes]));
