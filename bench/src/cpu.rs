@@ -1,7 +1,7 @@
 //! The CPU of a thread.
 
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
@@ -10,9 +10,17 @@ use std::time::Duration;
 /// # Errors
 /// Where there is no such CPU, or it is not for this process.
 pub fn pin(cpu: usize) -> Result<(), Errno> {
+    pin_thread(None, cpu)
+}
+
+/// [`pin`] for any thread; `None` is the calling one.
+///
+/// # Errors
+/// As [`pin`], and where there is no such thread.
+pub fn pin_thread(thread: Option<Pid>, cpu: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set)
+    sched_setaffinity(thread, &set)
 }
 
 /// Keeps the calling thread, and those it starts, off a CPU: that is for another process.

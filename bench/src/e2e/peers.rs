@@ -4,6 +4,7 @@
 use super::lab::{Lab, Place, run};
 use super::role::{self, Reading};
 use super::{Context, Error, LOOK, last_lines};
+use crate::cpu;
 use crate::frame::{INSIDE_MAC, RELAY_MAC};
 use crate::pktgen::interface_index;
 use crate::pktgen::traffic::FIRST_PEER;
@@ -11,7 +12,6 @@ use aya::EbpfLoader;
 use aya::maps::HashMap;
 use aya::programs::{Xdp, xdp::XdpMode};
 use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -81,9 +81,7 @@ impl<'a> Forwarding<'a> {
             }
             std::thread::sleep(LOOK);
         };
-        let mut set = CpuSet::new();
-        set.set(cpu);
-        sched_setaffinity(Some(thread), &set).during("dut0's receive thread")?;
+        cpu::pin_thread(Some(thread), cpu).during("dut0's receive thread")?;
         // a container may forbid it
         _ = rustix::process::setpriority_process(Some(thread), role::FIRST_IN_LINE);
         Ok(forwarding)

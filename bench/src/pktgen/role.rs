@@ -2,8 +2,8 @@
 //! (empty, or what to do from now on), a line of JSON back. Each ends when its standard input does, so
 //! none outlives the bench.
 
+use crate::cpu;
 use crate::error::{Context, Error};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
@@ -81,9 +81,7 @@ pub struct Seat {
 /// # Errors
 /// Where there is no such CPU.
 pub fn settle(cpu: usize, nice: i32) -> Result<(), Error> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).during(format!("CPU {cpu}"))?;
+    cpu::pin(cpu).during(format!("CPU {cpu}"))?;
     // a container may forbid it; the report says what share of its CPU the generator got
     _ = rustix::process::setpriority_process(None, nice);
     Ok(())
