@@ -65,7 +65,7 @@ rm -f "$out"/{ratio,e2e,changes,dtcp}.json
 ratio=(--json "$out/ratio.json" --cpu $(($(nproc) - 1)) --rounds 61)
 e2e=(--json "$out/e2e.json" --rounds 60 --sets 3 --seconds 0.8 --timing-rounds 13 --events 1)
 if [ "$mode" = quick ]; then
-  ratio=(--json "$out/ratio.json" --rounds 15)
+  ratio=(--json "$out/ratio.json" --cpu $(($(nproc) - 1)) --rounds 31)
   e2e=(--json "$out/e2e.json" --rounds 8 --sets 1 --seconds 0.3 --timing-rounds 3
     --only rxdrop-bare,rxdrop,ref-decap,decap,decap-udp,ref-encap,encap,forwarding,timing)
 else

@@ -55,6 +55,9 @@ struct Args {
     /// Run only this case, named as in the table (for a profiler); there is no ratio then
     #[arg(long)]
     only: Option<String>,
+    /// With `--only`: the yardstick instead of `process`
+    #[arg(long, requires = "only")]
+    yardstick: bool,
     /// The same packets in every round, so that caches hold what they are looked up in
     #[arg(long)]
     same_packets: bool,
@@ -265,9 +268,11 @@ impl Measured {
             }
             nanoseconds(took)
         };
-        let process = last(arena, &mut |arena| arena.round(population, local, shape));
-        self.process.push(process);
-        if args.only.is_some() {
+        if !args.yardstick {
+            let process = last(arena, &mut |arena| arena.round(population, local, shape));
+            self.process.push(process);
+        }
+        if args.only.is_some() && !args.yardstick {
             return;
         }
         let mut measure = |policy, times: &mut Vec<f64>| {

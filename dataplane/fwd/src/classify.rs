@@ -209,11 +209,11 @@ fn in_full(
     match parsed.kind {
         Kind::Outer => {
             parsed.home = index.prefetch41(parsed.key);
-            parsed.dst_target = walks.destination(dst, at);
+            parsed.dst_target = walks.beyond(dst, at);
         }
         Kind::Udp => {
             parsed.home = index.prefetch_udp(parsed.key);
-            parsed.dst_target = walks.destination(dst, at);
+            parsed.dst_target = walks.beyond(dst, at);
         }
         Kind::Native => {
             packet.prefetch_before();
@@ -311,7 +311,7 @@ fn usual_outer(
     parsed.end = after(packet.head16(), ether::HEADER_LEN + total_len);
     let inner = ipv6::Header(inner.first_chunk()?);
     parsed.ordinary = glance.exit(inner, header.tos(), total_len - ipv4::HEADER_LEN);
-    parsed.dst_target = walks.destination(inner.dst(), at);
+    parsed.dst_target = walks.beyond(inner.dst(), at);
     Some(())
 }
 
@@ -346,7 +346,7 @@ fn usual_udp(
     parsed.end = after(parsed.l3, header.total_len());
     let inner = ipv6::Header(inner.first_chunk()?);
     parsed.ordinary = glance.exit(inner, header.tos(), datagram.len() - udp::HEADER_LEN);
-    parsed.dst_target = walks.destination(inner.dst(), at);
+    parsed.dst_target = walks.beyond(inner.dst(), at);
     Some(())
 }
 

@@ -45,6 +45,23 @@ impl<'t> Walks<'t> {
             .unwrap_or_else(|walk| self.begin(walk, whose))
     }
 
+    /// [`Walks::enter`] for what mostly lies in no tunnel's prefix: its walk mostly ends with one step.
+    #[inline]
+    fn enter_outside(&mut self, key: u128, whose: u8) -> u32 {
+        match self.fib.at_once(key) {
+            Some(value) => value,
+            None => self.step_outside(key, whose),
+        }
+    }
+
+    // apart: many packets end in the direct index, and pass one is to stay small
+    #[inline(never)]
+    fn step_outside(&mut self, key: u128, whose: u8) -> u32 {
+        self.fib
+            .enter_and_step(key)
+            .unwrap_or_else(|walk| self.begin(walk, whose))
+    }
+
     #[inline]
     fn begin(&mut self, walk: Walk, whose: u8) -> u32 {
         _ = (self.walks.try_push(walk), self.whose.try_push(whose));
@@ -61,6 +78,16 @@ impl<'t> Walks<'t> {
         target
     }
 
+    /// [`Walks::destination`] of a packet out of a tunnel, which mostly goes into none.
+    #[inline]
+    pub(crate) fn beyond(&mut self, dst: u128, at: u8) -> u32 {
+        let target = self.enter_outside(dst, at);
+        if Target::next_hop(target).is_none() {
+            self.leaving(target);
+        }
+        target
+    }
+
     /// Whose the source of the native packet `at` is, if that is found at once. A link-local neighbour is
     /// looked up on the link it sent from.
     #[inline]
@@ -70,7 +97,7 @@ impl<'t> Walks<'t> {
         } else {
             src
         };
-        self.enter(key, at | SOURCE)
+        self.enter_outside(key, at | SOURCE)
     }
 
     /// Starts fetching the tunnel or domain a packet leaves by, if it does.

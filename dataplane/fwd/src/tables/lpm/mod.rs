@@ -204,6 +204,29 @@ impl Lpm {
         Err(walk)
     }
 
+    /// The value of `key` if the direct index has it.
+    #[inline]
+    pub(crate) fn at_once(&self, key: u128) -> Option<u32> {
+        let walk = self.start(key);
+        (walk.node == NO_NODE).then_some(walk.values)
+    }
+
+    /// [`Lpm::enter`] with the first step done: for keys that mostly end there, since first nodes are as
+    /// few, and as near, as entries of the direct index. Others would wait for each other here.
+    #[inline]
+    pub(crate) fn enter_and_step(&self, key: u128) -> Result<u32, Walk> {
+        let mut walk = self.start(key);
+        if self.step(&mut walk) {
+            self.nodes.prefetch(walk.node);
+        } else if walk.best == 0 {
+            return Ok(walk.values);
+        } else {
+            self.values.prefetch(walk.values);
+            walk.node = NO_NODE;
+        }
+        Err(walk)
+    }
+
     /// Goes to the end of all walks in step, so that their misses overlap.
     pub(crate) fn finish(&self, walks: &mut [Walk]) {
         for walks in walks.chunks_mut(LANES) {
