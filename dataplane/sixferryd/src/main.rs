@@ -16,6 +16,7 @@ mod events;
 mod host_port;
 mod live;
 mod liveness;
+mod memory;
 mod metrics;
 mod netlink;
 mod notify;
@@ -61,6 +62,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let kept = if args.check { Ok(()) } else { memory::keep() };
     let (text, checked) = config::check_file(&args.config, &LiveHost);
     if args.check {
         let summary = checked.config.as_ref().map(|c| summary(&args, c));
@@ -75,6 +77,9 @@ fn main() -> ExitCode {
     };
     for finding in &checked.findings {
         tracing::warn!("{finding}");
+    }
+    if let Err(error) = kept {
+        tracing::warn!(%error, "cannot start again with an allocator that keeps freed memory");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -111,6 +111,30 @@ fn a_pinned_worker_has_its_cpu_for_itself() {
     assert!(!log.contains("reload refused"), "{log}");
 }
 
+/// The tables' chunks come and go: given back to the kernel in pieces, they would break up its huge pages.
+#[test]
+#[ignore = "needs root"]
+fn freed_memory_stays_with_the_daemon() {
+    let Some(lab) = LabPlan::new().build() else {
+        return;
+    };
+    let config = DaemonConfig::default().port("wan", "").port("lan", "");
+    let mut daemon = Daemon::start(&lab.relay, &config);
+    let pid = daemon.process().pid();
+    let environment = fs::read(format!("/proc/{pid}/environ")).expect("its environment");
+    let kept = environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry == b"MIMALLOC_PURGE_DELAY=-1");
+    assert!(kept, "{}", String::from_utf8_lossy(&environment));
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).expect("its name");
+    assert_eq!(name.trim(), "sixferryd");
+    assert!(
+        !daemon.log().contains("cannot start again"),
+        "{}",
+        daemon.log()
+    );
+}
+
 /// The threads of a process: name, and the CPUs they may use, as in `0,2-3`.
 fn threads(pid: u32) -> Vec<(String, String)> {
     let listed = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
