@@ -80,7 +80,7 @@ kept=(env MIMALLOC_PURGE_DELAY=-1)
 failed=0
 if [ "$mode" = all ] && [ "$(nproc)" -gt 1 ]; then
   echo "== in memory: packets while 10,000 of a million tunnels change each second =="
-  "${kept[@]}" "$programs/sixferry-bench-changes" --json "$out/changes.json" || failed=$?
+  "${kept[@]}" "$programs/sixferry-bench-changes" --rounds 240 --json "$out/changes.json" || failed=$?
   [ "$failed" -le 1 ] || exit "$failed"
 fi
 if [ "$(id -u)" = 0 ]; then
