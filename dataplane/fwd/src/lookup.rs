@@ -72,16 +72,19 @@ impl<'t> Walks<'t> {
     #[inline]
     pub(crate) fn destination(&mut self, dst: u128, at: u8) -> u32 {
         let target = self.enter(dst, at);
-        if Target::next_hop(target).is_none() {
-            self.leaving(target);
-        }
-        target
+        self.heading(target)
     }
 
     /// [`Walks::destination`] of a packet out of a tunnel, which mostly goes into none.
     #[inline]
     pub(crate) fn beyond(&mut self, dst: u128, at: u8) -> u32 {
         let target = self.enter_outside(dst, at);
+        self.heading(target)
+    }
+
+    /// What was found at once, which may lead into a tunnel.
+    #[inline]
+    fn heading(&mut self, target: u32) -> u32 {
         if Target::next_hop(target).is_none() {
             self.leaving(target);
         }
