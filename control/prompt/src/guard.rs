@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr,
+};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::flag::register_conditional_default;
 use signal_hook::iterator::{Handle, Signals};
@@ -52,15 +54,25 @@ impl Terminal {
     /// What was typed before the prompt was there is thrown away, as everywhere.
     fn hide(&self) -> io::Result<()> {
         tcsetattr(io::stdin(), OptionalActions::Flush, &self.silent)?;
+        throw_away()?;
         say(&self.prompt);
         Ok(())
     }
 
     /// Half a secret is thrown away: it must not become a command of the shell.
     fn show(&self) -> io::Result<()> {
+        // Before the echo comes back, or what is still on its way would be shown.
+        let thrown = throw_away();
         tcsetattr(io::stdin(), OptionalActions::Flush, &self.before)?;
-        Ok(())
+        thrown
     }
+}
+
+/// Also the keys that the kernel has received and not yet handed to the terminal's line: `tcsetattr`
+/// alone leaves these, and on a busy machine they arrive after it.
+fn throw_away() -> io::Result<()> {
+    tcflush(io::stdin(), QueueSelector::IFlush)?;
+    Ok(())
 }
 
 /// Standard error: the prompt is no part of the output, and nothing depends on its being seen.
