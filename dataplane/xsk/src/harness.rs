@@ -3,9 +3,9 @@
 use aya::programs::{TestRun, TestRunOptions};
 
 use crate::error::{Operation, SetupError};
-use crate::loader::SteerTables;
 use crate::socket::Socket;
 use crate::steer::{Outcome, SteerConfig};
+use crate::tables::SteerTables;
 
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;

@@ -12,28 +12,30 @@
 //! This is the only crate with unsafe code. It decides nothing about packets beyond whose they
 //! are (relay or kernel), and nothing at all in Rust.
 
+mod attach;
 pub mod bind;
 mod error;
 mod ethtool;
 mod harness;
 mod link;
-mod loader;
 pub mod open;
 mod port;
 mod ring;
 mod socket;
 mod steer;
+mod tables;
 mod umem;
 
+pub use attach::{AttachedPass, Steering};
 pub use bind::{BindMode, BindReport, PortMode, Rung, XdpMode};
 pub use error::{Operation, SetupError};
 pub use ethtool::{OffloadReport, QueueCounts, driver, queue_counts, switch_offloads_off};
 pub use harness::{SteerVerdict, SteeringHarness};
 pub use link::{AttachedProgram, LinkInfo, XdpAttachment};
-pub use loader::{AttachedPass, SteerTables, Steering};
 pub use open::{OpenOptions, OpenPort, PortSpec, WorkerPorts, XskSet};
 pub use port::XskPort;
 pub use steer::{AddressUse, Covering, Outcome, SteerConfig, SteerCounters};
+pub use tables::SteerTables;
 pub use umem::Umem;
 
 /// Entries of each of the four rings of a socket. A ring of 2,048 overflows when the worker

@@ -73,13 +73,13 @@ pub struct AttachedProgram {
 impl AttachedProgram {
     /// Whether another Sixferry daemon owns it.
     pub fn is_sixferry(&self) -> bool {
-        self.name.as_deref() == Some(crate::loader::STEER_PROGRAM)
+        self.name.as_deref() == Some(crate::tables::STEER_PROGRAM)
     }
 
     /// The program on the link, with its name if the kernel tells us. `None` if there is none.
     pub fn on(link: &LinkInfo) -> Option<Self> {
         let id = link.xdp?.program_id;
-        let name = id.and_then(crate::loader::program_name);
+        let name = id.and_then(crate::attach::program_name);
         Some(Self { id, name })
     }
 }
@@ -287,7 +287,7 @@ mod tests {
             name: Some("xdp_dispatcher".to_owned()),
         };
         assert!(program.to_string().contains("(program 7 `xdp_dispatcher`)"));
-        program.name = Some(crate::loader::STEER_PROGRAM.to_owned());
+        program.name = Some(crate::tables::STEER_PROGRAM.to_owned());
         assert!(program.to_string().starts_with("another Sixferry daemon"));
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use sixferry_engine::{FramePool, Port};
 
 use crate::RING_ENTRIES;
+use crate::attach::Steering;
 use crate::bind::{BindReport, PortMode, Rung};
 use crate::error::{Operation, SetupError, chain_text};
 use crate::ethtool::{OffloadReport, QueueCounts, queue_counts, switch_offloads_off};
 use crate::link::LinkInfo;
-use crate::loader::Steering;
 use crate::port::XskPort;
 use crate::socket::QueueId;
 use crate::umem::Umem;

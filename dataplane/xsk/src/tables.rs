@@ -1,7 +1,4 @@
-//! The XDP programs: loading, their maps, attaching them as bpf links.
-//!
-//! A link lives as long as its descriptor, so a daemon that dies, however it dies, leaves the
-//! interface to the kernel.
+//! The maps of the steering program: what each frame is judged by, changed entry by entry.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -9,27 +6,21 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::links::FdLink;
-use aya::programs::{Xdp, loaded_programs, xdp};
+use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use rustix::io::Errno;
-use rustix::thread::CapabilitySet;
 
-use crate::bind::XdpMode;
+use crate::attach::{load_program, require_bpf, xdp_program};
 use crate::error::{Operation, SetupError};
-use crate::link::{AttachedProgram, LinkInfo};
 use crate::steer::{
     AddressUse, Covering, Near, Outcome, SteerConfig, SteerCounters, address_flags, udp_key,
 };
 
 /// The steering program's name in the kernel, by which a second daemon is recognised.
 pub(crate) const STEER_PROGRAM: &str = "sixferry_steer";
-const PASS_PROGRAM: &str = "sixferry_pass";
 /// `MAX_QUEUES` of `bpf/steer.h`; the loader makes more room where a NIC has more.
 const MIN_QUEUE_SLOTS: u32 = 64;
 
 static STEER_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
-static PASS_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pass.bpf.o"));
 
 /// The steering program of one port with its maps, loaded but not necessarily attached.
 ///
@@ -338,21 +329,18 @@ impl SteerTables {
 
     /// What `wanted` says must be in the large tables.
     fn set_near(&mut self, wanted: Near) -> Result<(), SetupError> {
-        for (at, slot) in wanted.addresses.iter().enumerate() {
-            if self.near.addresses[at] != *slot {
-                let result = self.near_addresses.set(at as u32, slot, 0);
-                self.done(result)?;
-                self.near.addresses[at] = *slot;
-            }
-        }
-        for (at, slot) in wanted.covering.iter().enumerate() {
-            if self.near.covering[at] != *slot {
-                let result = self.near_covering.set(at as u32, slot, 0);
-                self.done(result)?;
-                self.near.covering[at] = *slot;
-            }
-        }
-        Ok(())
+        let near = &mut self.near;
+        let addresses = set_slots(
+            &mut self.near_addresses,
+            &mut near.addresses,
+            &wanted.addresses,
+        );
+        let covering = set_slots(
+            &mut self.near_covering,
+            &mut near.covering,
+            &wanted.covering,
+        );
+        self.done(addresses.and(covering))
     }
 
     fn put_tunnel_address(&mut self, addr: Ipv4Addr, used: AddressUse) -> Result<(), SetupError> {
@@ -433,177 +421,30 @@ impl SteerTables {
     }
 }
 
-/// The steering program attached to one interface; detached when dropped.
-pub struct Steering {
-    // Dropped first: no frame is redirected while the maps go.
-    _link: FdLink,
-    mode: XdpMode,
-    ifindex: u32,
-    tables: SteerTables,
-}
-
-impl Steering {
-    /// Loads the program and attaches it to `interface`, with its MAC address set and everything
-    /// else passed to the kernel until told otherwise.
-    ///
-    /// # Errors
-    /// [`SetupError::ProgramPresent`] if any XDP program is there already, or why the kernel
-    /// refused.
-    pub fn attach(interface: &str, mode: XdpMode, queues: u32) -> Result<Self, SetupError> {
-        let link = LinkInfo::query(interface)?;
-        let mac = link.require_mac()?;
-        refuse_present(&link)?;
-        let mut tables = SteerTables::load(interface, queues)?;
-        tables.set_mac(mac)?;
-        let attached = attach_link(tables.program()?, &link, mode)?;
-        Ok(Self {
-            _link: attached,
-            mode,
-            ifindex: link.index,
-            tables,
-        })
-    }
-
-    /// Where the program runs.
-    pub fn mode(&self) -> XdpMode {
-        self.mode
-    }
-
-    /// Index of the interface it is attached to.
-    pub fn ifindex(&self) -> u32 {
-        self.ifindex
-    }
-
-    /// What the program steers by, to be changed.
-    pub fn tables_mut(&mut self) -> &mut SteerTables {
-        &mut self.tables
-    }
-
-    /// What the program steers by.
-    pub fn tables(&self) -> &SteerTables {
-        &self.tables
-    }
-
-    /// Shorthand for [`SteerTables::apply`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn apply(&mut self, wanted: &SteerConfig) -> Result<(), SetupError> {
-        self.tables.apply(wanted)
-    }
-
-    /// Shorthand for [`SteerTables::counters`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn counters(&self) -> Result<SteerCounters, SetupError> {
-        self.tables.counters()
-    }
-}
-
-/// A program that passes every frame, attached to an interface; detached when dropped.
-///
-/// The far end of a veth pair needs one before it accepts frames sent by XDP.
-pub struct AttachedPass {
-    _link: FdLink,
-}
-
-impl AttachedPass {
-    /// Attaches the program to `interface`, which is looked up in the calling thread's network
-    /// namespace.
-    ///
-    /// # Errors
-    /// As [`Steering::attach`].
-    pub fn attach(interface: &str, mode: XdpMode) -> Result<Self, SetupError> {
-        let link = LinkInfo::query(interface)?;
-        refuse_present(&link)?;
-        require_bpf(interface)?;
-        let fail = |error| SetupError::new(interface, Operation::LoadProgram, error);
-        let mut ebpf = Ebpf::load(PASS_OBJECT).map_err(fail)?;
-        load_program(&mut ebpf, PASS_PROGRAM).map_err(fail)?;
-        let program = xdp_program(&mut ebpf, PASS_PROGRAM).map_err(fail)?;
-        Ok(Self {
-            _link: attach_link(program, &link, mode)?,
-        })
-    }
-}
-
-/// Refuses before the loader finds out: it probes the kernel's features once per process, and
-/// takes every refusal for a missing feature.
-fn require_bpf(interface: &str) -> Result<(), SetupError> {
-    let held = rustix::thread::capabilities(None)
-        .map_err(|error| SetupError::new(interface, Operation::LoadProgram, error))?
-        .effective;
-    let has = |one| held.intersects(one | CapabilitySet::SYS_ADMIN);
-    if has(CapabilitySet::BPF) && has(CapabilitySet::NET_ADMIN) {
-        return Ok(());
-    }
-    Err(SetupError::new(
-        interface,
-        Operation::LoadProgram,
-        Errno::PERM,
-    ))
-}
-
 fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, MapError> {
     T::try_from(map)
-}
-
-fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, aya::EbpfError> {
-    use aya::programs::ProgramError::{NotLoaded, UnexpectedProgramType};
-    let program = ebpf.program_mut(name).ok_or(NotLoaded)?;
-    Ok(program.try_into().map_err(|_| UnexpectedProgramType)?)
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), aya::EbpfError> {
-    Ok(xdp_program(ebpf, name)?.load()?)
-}
-
-fn refuse_present(link: &LinkInfo) -> Result<(), SetupError> {
-    match AttachedProgram::on(link) {
-        None => Ok(()),
-        Some(program) => Err(SetupError::ProgramPresent {
-            interface: link.name.clone(),
-            program,
-        }),
-    }
-}
-
-fn attach_link(program: &mut Xdp, link: &LinkInfo, mode: XdpMode) -> Result<FdLink, SetupError> {
-    let flags = match mode {
-        XdpMode::Native => xdp::XdpMode::Driver,
-        XdpMode::Generic => xdp::XdpMode::Skb,
-    };
-    let fail = |error| SetupError::new(&link.name, Operation::Attach, error);
-    let attached = match program.attach_to_if_index(link.index, flags) {
-        Ok(id) => program.take_link(id).map_err(fail)?,
-        Err(error) => {
-            let error = fail(error);
-            if matches!(error.errno(), Some(Errno::BUSY | Errno::EXIST)) {
-                // Somebody was faster since we looked.
-                refuse_present(&LinkInfo::query(&link.name)?)?;
-            }
-            return Err(error);
-        }
-    };
-    // Without bpf links (before Linux 5.9) the loader attaches over netlink instead; such a
-    // program would stay when we die and send the tunnels' packets to nobody.
-    FdLink::try_from(attached)
-        .map_err(|error| SetupError::new(&link.name, Operation::Attach, error))
 }
 
 fn lpm_key(prefix: Covering) -> Key<[u8; 16]> {
     Key::new(u32::from(prefix.prefix_len()), prefix.addr().octets())
 }
 
-/// The name of a loaded program, if the kernel lets us ask.
-pub(crate) fn program_name(id: u32) -> Option<String> {
-    let mut programs = loaded_programs().filter_map(Result::ok);
-    let found = programs.find(|program| program.id() == id)?;
-    found.name_as_str().map(str::to_owned)
-}
-
 /// What is in the first set and not in the second.
 fn missing<T: Ord + Copy>(first: &BTreeSet<T>, second: &BTreeSet<T>) -> Vec<T> {
     first.difference(second).copied().collect()
+}
+
+/// Makes the slots of a map what they are to be, and `held` with them as far as it comes.
+fn set_slots<T: aya::Pod + PartialEq>(
+    map: &mut Array<MapData, T>,
+    held: &mut [T],
+    wanted: &[T],
+) -> Result<(), MapError> {
+    for (at, (held, wanted)) in held.iter_mut().zip(wanted).enumerate() {
+        if held != wanted {
+            map.set(at as u32, wanted, 0)?;
+            *held = *wanted;
+        }
+    }
+    Ok(())
 }
