@@ -46,10 +46,17 @@ pub(crate) struct SaveCounts {
 }
 
 impl SaveCounts {
-    /// Files written, writes that failed, objects in the last file.
+    /// Files written, writes that failed, objects in the last file (or one after it).
     pub(crate) fn read(&self) -> (u64, u64, u64) {
+        // First, so that the objects of the files it counts are there.
+        let written = self.written.load(Ordering::Acquire);
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (load(&self.written), load(&self.failed), load(&self.objects))
+        (written, load(&self.failed), load(&self.objects))
+    }
+
+    fn file(&self, objects: u64) {
+        self.objects.store(objects, Ordering::Relaxed);
+        self.written.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -261,8 +268,7 @@ impl Saver {
         match save(&self.shared, &self.dir) {
             Ok(objects) => {
                 self.saved = Some(now);
-                self.counts.written.fetch_add(1, Ordering::Relaxed);
-                self.counts.objects.store(objects, Ordering::Relaxed);
+                self.counts.file(objects);
             }
             Err(error) => {
                 let before = self.counts.failed.fetch_add(1, Ordering::Relaxed);
