@@ -23,8 +23,9 @@ use crate::error::{Operation, SetupError};
 use crate::ring::{Consumer, Desc, Producer};
 use crate::umem::Umem;
 
-/// A queue stays busy for 20 to 32 ms after its last socket closed.
-const BUSY_WAIT: Duration = Duration::from_millis(200);
+/// A queue stays busy for 20 to 32 ms after its last socket closed, and for more than a second where others
+/// keep the CPUs or the lock of the network configuration, which the kernel needs to let go of it.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 const BUSY_STEP: Duration = Duration::from_millis(5);
 /// Copy mode charges every frame in flight to the socket: enough for a full ring of full frames
 /// with their book-keeping, where the default stops at some 90 of them.

@@ -121,7 +121,7 @@ fn busy_queue_is_waited_for_and_then_named() {
             matches!(error, SetupError::QueueBusy { queue: 0, .. }),
             "{error}"
         );
-        assert!(begin.elapsed() >= Duration::from_millis(150), "it waited");
+        assert!(begin.elapsed() >= Duration::from_secs(4), "it waited");
         drop(first);
         // The kernel lets go of the queue some milliseconds later.
         for _ in 0..3 {

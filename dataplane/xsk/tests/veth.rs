@@ -8,7 +8,7 @@ mod netns;
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use lab::{FRAMES, Lab, PATIENCE, PORT, RELAY, assert_no_frame_lost, open_one, spec, steer_udp};
@@ -247,6 +247,13 @@ fn frames_cross_between_interfaces_of_one_memory() {
     lab.relay.sh("ip link set r1 up");
     far.sh("ip link set p1 up");
     far.sh("ip address add 2001:db8:100::9/64 dev p1 nodad");
+    // The kernel takes packets to a new address only once it has made the route to itself.
+    let routes = || far.sh("ip -6 route show table local");
+    let deadline = Instant::now() + PATIENCE;
+    while !routes().contains("local 2001:db8:100::9 ") {
+        assert!(Instant::now() < deadline, "no route: {}", routes());
+        std::thread::sleep(Duration::from_millis(5));
+    }
     lab.peer
         .sh("ip route add 2001:db8:100::/48 via 2001:db8:1::1");
     let receiver = far.run(|| {

@@ -10,9 +10,9 @@ use crate::wait::wait_for;
 
 /// Longer than any traffic pauses that is still under way.
 const STILL: Duration = Duration::from_millis(200);
-const SETTLED: Duration = Duration::from_secs(10);
+const SETTLED: Duration = Duration::from_secs(30);
 /// Queue counters are published less often than the workers' own.
-const PORTS: Duration = Duration::from_secs(5);
+const PORTS: Duration = Duration::from_secs(30);
 
 /// Both sides of the counter invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

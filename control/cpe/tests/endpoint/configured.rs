@@ -6,16 +6,10 @@ use std::process::{Command, Stdio};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use rustix::process::Signal;
 
-use crate::support::{Cpe, LEFT, LIMIT, RIGHT, Wire, ip_ok, within};
+use crate::support::{Cpe, LEFT, RIGHT, Wire, ip_ok, udp, within};
 
 const LEFT_V6: &str = "2001:db8:a::1";
 const RIGHT_V6: &str = "2001:db8:b::1";
-
-fn udp(namespace: &str, address: &str) -> UdpSocket {
-    let socket = within(namespace, || UdpSocket::bind((address, 9000))).expect("bound");
-    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
-    socket
-}
 
 /// Protocol 41 from an address of the sender's choice that it owns.
 fn send_proto41(namespace: &str, payload: &[u8]) {

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{Cpe, LEFT, LIMIT, RIGHT, Wire, ip_ok, until, within};
+use crate::support::{Cpe, LEFT, LIMIT, RIGHT, Wire, ip_ok, udp, until, within};
 
 const GREETING: &str = "+OK 3D5F0C8A9E7B4126F0D1C2B3A4958677 KAME tunnel server";
 const DIGEST: &str = "A7EAC42C3A53955E885769A055E9AC17";
@@ -98,12 +98,6 @@ fn output(wire: &Wire, args: &str) -> Output {
         .stdin(Stdio::null())
         .output()
         .expect("it starts")
-}
-
-fn udp(namespace: &str, address: &str) -> UdpSocket {
-    let socket = within(namespace, || UdpSocket::bind((address, 9000))).expect("bound");
-    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
-    socket
 }
 
 fn passes(from: &UdpSocket, to: &UdpSocket) {

@@ -1,6 +1,7 @@
 //! Two namespaces on a wire, and the program in them.
 
 use std::fs::{self, File};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -11,7 +12,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub(crate) const LEFT: &str = "192.0.2.1";
 pub(crate) const RIGHT: &str = "192.0.2.2";
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn ip(args: &str) -> Output {
     Command::new("ip")
@@ -96,6 +97,18 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(started.elapsed() < LIMIT, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A socket at an IPv6 address that its namespace has. One can be bound a moment before packets to it
+/// are taken: the kernel makes the route to itself later.
+pub(crate) fn udp(namespace: &str, address: &str) -> UdpSocket {
+    let socket = within(namespace, || UdpSocket::bind((address, 9000))).expect("bound");
+    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    until("packets to the address are taken", || {
+        let routes = ip_ok(&format!("-n {namespace} -6 route show table local"));
+        routes.contains(&format!("local {address} ")).then_some(())
+    });
+    socket
 }
 
 /// A running `sixferry-cpe`.

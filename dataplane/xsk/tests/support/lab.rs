@@ -18,7 +18,7 @@ use crate::netns::{self, Netns};
 pub(crate) const RELAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const PORT: u16 = 4028;
 pub(crate) const FRAMES: u32 = 1024;
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A relay namespace and a peer, joined by a veth pair with `queues` queues each.
 pub(crate) struct Lab {

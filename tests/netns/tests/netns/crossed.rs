@@ -23,7 +23,7 @@ const LOST: &str = "2001:db8:bad::1";
 const LOST_PREFIX: &str = "2001:db8:bad::/48";
 const HOPS: u8 = 64;
 const PACKETS: u64 = 10;
-const COUNTED: Duration = Duration::from_secs(5);
+const COUNTED: Duration = Duration::from_secs(30);
 const IPV4_HEADER: usize = 20;
 
 struct Crossed {

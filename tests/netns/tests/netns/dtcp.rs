@@ -20,7 +20,7 @@ use sixferry_netns_tests::raw::RawIpv4;
 use sixferry_netns_tests::topology::{HOST_V6, Lab, LabPlan, RELAY_V4, RELAY_V6};
 use sixferry_netns_tests::{Net, wait_until};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(40);
 const RATE: u32 = 200;
 /// Pairs of `host` tunnels are taken from here.

@@ -18,7 +18,7 @@ use sixferry_netns_tests::{Ping, wait_until};
 use sixferry_proto::dataplane::v1::TunnelState;
 
 const BULK: usize = 2 << 20;
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const DEVICE: &str = "sixferry0";
 
 const PAGE: usize = 2 << 20;

@@ -12,7 +12,7 @@ use sixferry_netns_tests::site::{SIX_RD, SIX_TO_FOUR, Site, UDP, UDP_PORT, UDP_W
 use sixferry_netns_tests::tcp::echoed;
 use sixferry_netns_tests::topology::{HOST_V6, Lab, LabPlan, USER_V6};
 
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
 const UDP_HEADER: usize = 8;
 
 #[test]
