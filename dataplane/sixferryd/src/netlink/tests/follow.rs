@@ -77,7 +77,7 @@ fn kinds_of_routes() {
         lab.ip("route add 10.7.0.0/16 via inet6 2001:db8::2 dev eth0");
         let mac = lab.peer_mac();
         relay
-            .within(KERNEL, "an IPv6 gateway", |r| r.resolved("10.7.0.1", mac))
+            .soon("an IPv6 gateway", |r| r.resolved("10.7.0.1", mac))
             .await;
         lab.ip("route add 10.8.0.0/16 dev eth1 scope link");
         relay
@@ -311,7 +311,7 @@ fn vlans_send_by_their_port() {
         lab.ip("route add 10.1.0.0/16 via 10.100.0.2");
         let mac = lab.mac(&lab.peer, "v100");
         relay
-            .within(KERNEL, "the gateway", |r| r.resolved("10.1.0.1", mac))
+            .soon("the gateway", |r| r.resolved("10.1.0.1", mac))
             .await;
         let hop = relay.hop("10.1.0.1").expect("a next hop");
         assert_eq!(
@@ -383,7 +383,7 @@ fn an_overrun_is_recovered_from() {
         // This blocks the thread that would read the notifications.
         lab.ip(&format!("-batch {}", file.path().display()));
         relay
-            .within(KERNEL, "all routes", |r| {
+            .soon("all routes", |r| {
                 (0..3000)
                     .step_by(97)
                     .all(|i| r.sent_by(&format!("10.{}.{}.1", i / 250, i % 250), 0))
@@ -397,7 +397,7 @@ fn an_overrun_is_recovered_from() {
         // What comes next is followed as ever.
         lab.ip("route add 10.251.0.0/16 via 192.0.2.2");
         relay
-            .within(KERNEL, "a new route", |r| r.sent_by("10.251.0.1", 0))
+            .soon("a new route", |r| r.sent_by("10.251.0.1", 0))
             .await;
         relay.mirror.stop().await;
     });

@@ -17,11 +17,9 @@ fn gateways_are_resolved_without_a_packet() {
         let mac = lab.peer_mac();
         lab.ip("route add 10.1.0.0/16 via 192.0.2.2");
         lab.ip("-6 route add 2001:db8:1::/48 via 2001:db8::2");
+        relay.soon("IPv4", |r| r.resolved("10.1.0.1", mac)).await;
         relay
-            .within(KERNEL, "IPv4", |r| r.resolved("10.1.0.1", mac))
-            .await;
-        relay
-            .within(KERNEL, "IPv6", |r| r.resolved("2001:db8:1::1", mac))
+            .soon("IPv6", |r| r.resolved("2001:db8:1::1", mac))
             .await;
         for addr in ["192.0.2.2", "2001:db8::2"] {
             let entry = entry(&lab, addr);
@@ -30,9 +28,7 @@ fn gateways_are_resolved_without_a_packet() {
                 "{entry}"
             );
         }
-        relay
-            .within(KERNEL, "counted", |r| r.mirror.stats().kept == 2)
-            .await;
+        relay.soon("counted", |r| r.mirror.stats().kept == 2).await;
 
         lab.ip("route del 10.1.0.0/16");
         let released = |_: &Running| !entry(&lab, "192.0.2.2").contains("managed");
@@ -55,7 +51,7 @@ fn a_changed_mac_is_followed() {
         let relay = Running::start(|_| {}).await;
         let old = lab.peer_mac();
         relay
-            .within(KERNEL, "the old MAC", |r| r.resolved("10.1.0.1", old))
+            .soon("the old MAC", |r| r.resolved("10.1.0.1", old))
             .await;
         lab.peer_ip("link set peer0 address 02:00:00:00:00:99");
         // Whatever the peer says next tells the kernel.
@@ -103,24 +99,22 @@ fn addresses_on_the_wire_are_resolved_on_demand() {
             !relay.mirror.resolve_on(PortId(0), Some(9), v4),
             "no such VLAN"
         );
+        relay.soon("IPv4", |r| r.lookup("192.0.2.2").0 == 32).await;
         relay
-            .within(KERNEL, "IPv4", |r| r.lookup("192.0.2.2").0 == 32)
-            .await;
-        relay
-            .within(KERNEL, "IPv6", |r| r.lookup("2001:db8::2").0 == 128)
+            .soon("IPv6", |r| r.lookup("2001:db8::2").0 == 128)
             .await;
         assert!(relay.resolved("192.0.2.2", mac) && relay.resolved("2001:db8::2", mac));
         let managed = |_: &Running| entry(&lab, "192.0.2.2").contains("managed");
-        relay.within(KERNEL, "kept from now on", managed).await;
+        relay.soon("kept from now on", managed).await;
 
         // Nobody answers for this one: it must not be probed for ever.
         let nobody = "192.0.2.99".parse().expect("address");
         assert!(relay.mirror.resolve_on(PortId(0), None, nobody));
         relay
-            .within(KERNEL, "asked", |_| !entry(&lab, "192.0.2.99").is_empty())
+            .soon("asked", |_| !entry(&lab, "192.0.2.99").is_empty())
             .await;
         relay
-            .within(KERNEL, "given up", |r| r.mirror.stats().pending == 0)
+            .soon("given up", |r| r.mirror.stats().pending == 0)
             .await;
         assert!(!entry(&lab, "192.0.2.99").contains("managed"));
         assert_eq!(relay.state("192.0.2.99"), Some(NextHopState::OnLink));
@@ -165,11 +159,11 @@ fn a_killed_daemons_entries_are_taken_over() {
             runtime.block_on(async {
                 let relay = Running::start(|_| {}).await;
                 let managed = |_: &Running| entry(&lab, "192.0.2.2").contains("managed");
-                relay.within(KERNEL, "managed", managed).await;
+                relay.soon("managed", managed).await;
                 let addr = "2001:db8::2".parse().expect("address");
                 assert!(relay.mirror.resolve_on(PortId(0), None, addr));
                 let managed = |_: &Running| entry(&lab, "2001:db8::2").contains("managed");
-                relay.within(KERNEL, "managed", managed).await;
+                relay.soon("managed", managed).await;
                 // Neither a stop nor the end of the handle: the tasks end with the runtime.
                 std::mem::forget(relay);
             });
@@ -183,9 +177,7 @@ fn a_killed_daemons_entries_are_taken_over() {
         let relay = Running::start(|_| {}).await;
         let mac = lab.peer_mac();
         assert!(relay.resolved("10.1.0.1", mac) && relay.resolved("2001:db8::2", mac));
-        relay
-            .within(KERNEL, "adopted", |r| r.mirror.stats().kept == 2)
-            .await;
+        relay.soon("adopted", |r| r.mirror.stats().kept == 2).await;
         relay.mirror.stop().await;
         for addr in ["192.0.2.2", "2001:db8::2"] {
             assert!(!entry(&lab, addr).contains("managed"), "given back");
@@ -204,7 +196,7 @@ fn pinned_neighbours_are_kept() {
         assert!(relay.mirror.pin(&[(PortId(1), None, addr)]));
         relay.soon("pinned", managed).await;
         relay
-            .within(KERNEL, "resolved", |r| r.lookup("198.51.100.2").0 == 32)
+            .soon("resolved", |r| r.lookup("198.51.100.2").0 == 32)
             .await;
         assert!(relay.mirror.pin(&[]));
         relay.soon("let go", |r| !managed(r)).await;
@@ -227,19 +219,17 @@ fn what_the_kernel_had_learnt_itself_is_kept() {
         let relay = Running::start(|_| {}).await;
         assert!(relay.resolved("192.0.2.2", mac), "used at once");
         let managed = |_: &Running| entry(&lab, "192.0.2.2").contains("managed");
-        relay.within(KERNEL, "kept", managed).await;
+        relay.soon("kept", managed).await;
         relay
-            .within(
-                KERNEL,
-                "confirmed without traffic of the host's own",
-                |_| entry(&lab, "192.0.2.2").contains("REACHABLE"),
-            )
+            .soon("confirmed without traffic of the host's own", |_| {
+                entry(&lab, "192.0.2.2").contains("REACHABLE")
+            })
             .await;
 
         // One that does not answer any more is not asked for ever.
         lab.ip("neigh replace 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud stale");
         relay
-            .within(KERNEL, "given up", |_| {
+            .soon("given up", |_| {
                 let entry = entry(&lab, "192.0.2.77");
                 !entry.contains("managed") && !entry.contains("lladdr")
             })
