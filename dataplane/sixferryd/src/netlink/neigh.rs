@@ -149,6 +149,8 @@ pub(super) struct Keeper {
     refilled: Instant,
     /// Whether the kernel must be asked again and again.
     pub(super) refresh_by_use: bool,
+    /// Whether the kernel has ever shown an entry as managed by us.
+    pub(super) managed_works: bool,
     /// Questions not asked: over the rate or the number of open ones.
     pub(super) refused: u64,
 }
@@ -163,6 +165,7 @@ impl Keeper {
             tokens: f64::from(config.burst),
             refilled: now,
             refresh_by_use: false,
+            managed_works: false,
             refused: 0,
         }
     }

@@ -80,13 +80,23 @@ impl NeighbourTask {
                 self.keeper.left_alone(key);
                 return Ok(());
             }
-            Some(n) if n.care == Care::Ours => return Ok(()),
+            Some(n) if n.care == Care::Ours => {
+                self.keeper.managed_works = true;
+                return Ok(());
+            }
             _ => self.set(key, true).await?,
         }
-        let managed = |n: Neighbour| n.care == Care::Ours;
-        if !self.keeper.refresh_by_use && !self.get(key).await?.is_some_and(managed) {
-            tracing::info!("this kernel has no managed neighbours: refreshing them ourselves");
-            self.keeper.refresh_by_use = true;
+        if self.keeper.managed_works || self.keeper.refresh_by_use {
+            return Ok(());
+        }
+        match self.get(key).await? {
+            Some(n) if n.care == Care::Ours => self.keeper.managed_works = true,
+            Some(_) => {
+                tracing::info!("this kernel has no managed neighbours: refreshing them ourselves");
+                self.keeper.refresh_by_use = true;
+            }
+            // Deleted by somebody in between: that says nothing about the kernel.
+            None => return Err(io::ErrorKind::NotFound.into()),
         }
         Ok(())
     }

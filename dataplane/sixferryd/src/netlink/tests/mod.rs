@@ -65,11 +65,13 @@ impl Lab {
         lab.peer_ip("addr add 192.0.2.2/24 dev peer0");
         lab.peer_ip("addr add 2001:db8::2/64 dev peer0 nodad");
         lab.peer_ip("addr add 198.51.100.2/24 dev peer1");
-        // The kernel makes a new IPv6 address's route to itself a moment later.
+        // The kernel makes a new IPv6 address's route to itself a moment later, and answers nobody before.
         let until = Instant::now() + PATIENCE;
-        while !lab.ip("-6 route show table local").contains("2001:db8::1 ") {
-            assert!(Instant::now() < until, "no route to the own address");
-            std::thread::sleep(Duration::from_millis(5));
+        for (ns, own) in [(&lab.relay, "2001:db8::1 "), (&lab.peer, "2001:db8::2 ")] {
+            while !ip(ns, "-6 route show table local").contains(own) {
+                assert!(Instant::now() < until, "no route to the own address");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         lab
     }
