@@ -49,6 +49,9 @@ impl Lab {
         for ns in [&lab.relay, &lab.peer] {
             run(&["ip", "netns", "add", ns]);
             run(&["ip", "-n", ns, "link", "set", "lo", "up"]);
+            // Without a link-local address of its own the kernel asks for no neighbour.
+            let no_detection = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad";
+            run(&["ip", "netns", "exec", ns, "sh", "-c", no_detection]);
         }
         for i in ["0", "1"] {
             let (own, other) = (format!("eth{i}"), format!("peer{i}"));
@@ -65,15 +68,22 @@ impl Lab {
         lab.peer_ip("addr add 192.0.2.2/24 dev peer0");
         lab.peer_ip("addr add 2001:db8::2/64 dev peer0 nodad");
         lab.peer_ip("addr add 198.51.100.2/24 dev peer1");
-        // The kernel makes a new IPv6 address's route to itself a moment later, and answers nobody before.
+        lab.settled();
+        lab
+    }
+
+    /// Waits until both ends ask for neighbours and answer: the kernel makes a new IPv6 address's route
+    /// to itself a moment later.
+    fn settled(&self) {
         let until = Instant::now() + PATIENCE;
-        for (ns, own) in [(&lab.relay, "2001:db8::1 "), (&lab.peer, "2001:db8::2 ")] {
-            while !ip(ns, "-6 route show table local").contains(own) {
-                assert!(Instant::now() < until, "no route to the own address");
+        for (ns, own) in [(&self.relay, "2001:db8::1 "), (&self.peer, "2001:db8::2 ")] {
+            while !ip(ns, "-6 route show table local").contains(own)
+                || !ip(ns, "-6 addr show tentative").is_empty()
+            {
+                assert!(Instant::now() < until, "addresses of {ns} remain tentative");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        lab
     }
 
     fn ip(&self, arguments: &str) -> String {
