@@ -8,8 +8,8 @@ use crate::net::Net;
 /// IPv6 header and ICMPv6 header: what a packet of a given length spends before the payload.
 const V6_OVERHEAD: u16 = 48;
 
-/// The guest is a process among others: on a busy host it sees a reply seconds late.
-const GUEST_WAIT_S: u16 = 5;
+/// Guest and relay are processes among others: on a busy host a reply may be seconds late.
+const WAIT_S: u16 = 5;
 
 /// A ping to be sent.
 #[derive(Clone, Debug)]
@@ -17,7 +17,6 @@ pub struct Ping {
     to: IpAddr,
     payload: u16,
     count: u16,
-    interval_ms: u16,
     wait_s: u16,
 }
 
@@ -35,19 +34,18 @@ pub struct PingReport {
 }
 
 impl Ping {
-    /// One small request with two seconds for the reply.
+    /// One small request.
     #[must_use]
     pub fn to(to: impl Into<IpAddr>) -> Self {
         Self {
             to: to.into(),
             payload: 56,
             count: 1,
-            interval_ms: 200,
-            wait_s: 2,
+            wait_s: WAIT_S,
         }
     }
 
-    /// This many requests.
+    /// This many requests, each after the reply to the last.
     #[must_use]
     pub fn count(mut self, count: u16) -> Self {
         self.count = count;
@@ -61,14 +59,7 @@ impl Ping {
         self
     }
 
-    /// Milliseconds between requests.
-    #[must_use]
-    pub fn every_ms(mut self, interval: u16) -> Self {
-        self.interval_ms = interval;
-        self
-    }
-
-    /// Seconds to wait for a reply.
+    /// Seconds to wait for each reply; the guest has more.
     #[must_use]
     pub fn wait_s(mut self, seconds: u16) -> Self {
         self.wait_s = seconds;
@@ -81,10 +72,12 @@ impl Ping {
     /// When `ping` prints no summary.
     #[must_use]
     pub fn from(&self, net: &Net) -> PingReport {
-        let done = net.try_run(&format!("ping {}", self.words()));
-        let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&done.stderr));
-        PingReport::parse(text)
+        self.each(|| {
+            let done = net.try_run(&format!("ping {}", self.words()));
+            let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
+            text.push_str(&String::from_utf8_lossy(&done.stderr));
+            text
+        })
     }
 
     /// Sends from the guest.
@@ -94,19 +87,28 @@ impl Ping {
     #[must_use]
     pub fn from_guest(&self, guest: &Guest) -> PingReport {
         let patient = Self {
-            wait_s: self.wait_s.max(GUEST_WAIT_S),
+            wait_s: self.wait_s.max(WAIT_S),
             ..self.clone()
         };
-        PingReport::parse(guest.shell(&format!("/sbin/ping {}", patient.words())).text)
+        self.each(|| guest.shell(&format!("/sbin/ping {}", patient.words())).text)
+    }
+
+    /// A `ping` for each request: told to send several, it waits for the last reply only as long as
+    /// between two requests.
+    fn each(&self, one: impl Fn() -> String) -> PingReport {
+        let mut report = PingReport::parse(one());
+        for _ in 1..self.count {
+            report.add(PingReport::parse(one()));
+        }
+        report
     }
 
     /// `-M do`: never fragment here. What an earlier Packet Too Big taught stays in the route
     /// cache of the sender; flush that before asking the path again.
     fn words(&self) -> String {
-        let interval = f32::from(self.interval_ms) / 1000.0;
         format!(
-            "-n -M do -c {} -i {interval:.3} -W {} -s {} {}",
-            self.count, self.wait_s, self.payload, self.to
+            "-n -M do -c 1 -W {} -s {} {}",
+            self.wait_s, self.payload, self.to
         )
     }
 }
@@ -116,6 +118,13 @@ impl PingReport {
     #[must_use]
     pub fn complete(&self) -> bool {
         self.sent > 0 && self.received == self.sent
+    }
+
+    fn add(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.received += more.received;
+        self.too_big = self.too_big.take().or(more.too_big);
+        self.text.push_str(&more.text);
     }
 
     fn parse(text: String) -> Self {
@@ -162,5 +171,15 @@ mod tests {
         assert_eq!((report.sent, report.received), (1, 0));
         assert_eq!(report.too_big, Some((1280, "2001:db8:ffff::1".to_owned())));
         assert!(!report.complete());
+        let mut both = PingReport::parse(
+            "--- 2001:db8::2 ping statistics ---\n\
+             1 packets transmitted, 1 received, 0% packet loss, time 0ms\n"
+                .to_owned(),
+        );
+        assert!(both.complete());
+        both.add(report);
+        assert_eq!((both.sent, both.received), (2, 1));
+        assert_eq!(both.too_big.as_ref().map(|(mtu, _)| *mtu), Some(1280));
+        assert!(!both.complete());
     }
 }

@@ -29,7 +29,7 @@ fn guest_answers_an_echo_inside_protocol_41() {
 
     let socket = RawIpv4::protocol_41(&lab.relay, RELAY_V4);
     socket.send(GUEST_V4, &echo_request(RELAY_INNER, GUEST_INNER, 64));
-    let reply = socket.receive(Duration::from_secs(3)).expect("an answer");
+    let reply = socket.receive(Duration::from_secs(30)).expect("an answer");
     let outer = SlicedPacket::from_ip(&reply).unwrap();
     let inner = outer.ip_payload().expect("an IPv4 payload").payload;
     let inner = SlicedPacket::from_ip(inner).unwrap();

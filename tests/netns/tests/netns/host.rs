@@ -49,7 +49,7 @@ fn daemon_killed_leaves_host_alive(arms: Arms, mode: &str) {
     echo_once(&mut v4_near, &mut v4_far, b"after").expect("IPv4 after the kill");
     echo_once(&mut v6_near, &mut v6_far, b"after").expect("IPv6 after the kill");
     host_answers(&lab);
-    wait_until("the XDP program is gone", Duration::from_secs(5), || {
+    wait_until("the XDP program is gone", Duration::from_secs(30), || {
         lab.ports()
             .iter()
             .all(|port| !lab.relay.ip(&format!("link show {port}")).contains("xdp"))
