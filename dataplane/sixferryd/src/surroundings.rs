@@ -72,14 +72,18 @@ impl Surroundings for Neighbourhood {
         self.resolve(info);
     }
 
-    fn settled(&self, waiting: &[PuntInfo]) -> Vec<PuntInfo> {
+    fn settled(&self, waiting: &[PuntInfo]) -> (Vec<PuntInfo>, u64) {
+        if waiting.is_empty() {
+            return (Vec::new(), 0);
+        }
         self.shared.with(|control| {
-            waiting
-                .iter()
-                .filter(|info| is_settled(control, info))
-                .copied()
-                .collect()
+            let settled = waiting.iter().filter(|info| is_settled(control, info));
+            (settled.copied().collect(), control.change())
         })
+    }
+
+    fn visible(&self) -> u64 {
+        self.shared.last_visible()
     }
 
     fn is_ethernet(&self, port: PortId) -> bool {

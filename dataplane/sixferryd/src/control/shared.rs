@@ -150,6 +150,11 @@ impl Shared {
         let _seen = published.wait_for(|done| *done >= change).await;
     }
 
+    /// Number of the last change that the workers see.
+    pub(crate) fn last_visible(&self) -> u64 {
+        *self.published.borrow()
+    }
+
     /// Revisions as they become visible.
     pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()

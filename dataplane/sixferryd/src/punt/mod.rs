@@ -3,6 +3,7 @@
 //! and cut; events of the workers go on to whoever watches.
 
 mod fragments;
+mod waiting;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,11 +19,14 @@ use sixferry_fwd::{DropReason, PortId, PuntInfo, PuntReason};
 
 use fragments::Fragments;
 pub(crate) use fragments::{Egress, ReassemblyStats};
+use waiting::Waiting;
 
 /// Longest the thread sleeps while nothing waits.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often it looks whether neighbours resolved while packets wait for them.
 const LOOK: Duration = Duration::from_millis(10);
+/// How often it looks whether the workers see that they did.
+const PUBLISHED: Duration = Duration::from_millis(1);
 /// How often it looks whether datagrams are overdue while fragments wait.
 const OVERDUE: Duration = Duration::from_millis(250);
 
@@ -30,8 +34,10 @@ const OVERDUE: Duration = Duration::from_millis(250);
 pub(crate) trait Surroundings: Send + Sync {
     /// Has the kernel resolve the neighbour a packet waits for.
     fn ask(&self, info: &PuntInfo);
-    /// Those of `waiting` that can be sent to now.
-    fn settled(&self, waiting: &[PuntInfo]) -> Vec<PuntInfo>;
+    /// Those of `waiting` that the workers can send to once they see the change of this number.
+    fn settled(&self, waiting: &[PuntInfo]) -> (Vec<PuntInfo>, u64);
+    /// Number of the last change that the workers see.
+    fn visible(&self) -> u64;
     /// Whether packets of a port begin with an Ethernet header.
     fn is_ethernet(&self, port: PortId) -> bool;
     /// Where a packet that is too big leaves.
@@ -55,7 +61,7 @@ pub(crate) struct Punts {
     stats: PuntStats,
     queue: HoldQueue,
     /// Whom packets wait for.
-    waiting: Vec<PuntInfo>,
+    waiting: Waiting,
     fragments: Fragments,
     events_lost: u64,
     stop: Arc<AtomicBool>,
@@ -94,7 +100,7 @@ impl Punts {
             surroundings,
             stats,
             queue: HoldQueue::new(HoldLimits::default()),
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             fragments: Fragments::new(limits),
             events_lost: 0,
             stop: flag,
@@ -106,6 +112,7 @@ impl Punts {
     pub(crate) fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             let pause = match (self.queue.is_empty(), self.fragments.held()) {
+                (false, _) if self.waiting.settles() => PUBLISHED,
                 (false, _) => LOOK,
                 (true, 0) => IDLE,
                 (true, _) => OVERDUE,
@@ -183,9 +190,7 @@ impl Punts {
         match self.queue.hold(&meta.info, held) {
             Hold::First => {
                 self.surroundings.ask(&meta.info);
-                if !self.waiting.contains(&meta.info) {
-                    self.waiting.push(meta.info);
-                }
+                self.waiting.add(meta.info);
             }
             Hold::Behind => {}
             Hold::Replaced(lost) | Hold::Refused(lost) => self.give_up(&lost),
@@ -197,7 +202,9 @@ impl Punts {
         if self.waiting.is_empty() {
             return;
         }
-        for info in self.surroundings.settled(&self.waiting) {
+        let (settled, change) = self.surroundings.settled(self.waiting.asked());
+        self.waiting.settle(settled, change);
+        for info in self.waiting.seen(self.surroundings.visible()) {
             let released = match (info.resolve, info.next_hop) {
                 (Some(address), _) => self.queue.release(address),
                 (None, Some(id)) => self.queue.release_next_hop(id),
@@ -206,7 +213,6 @@ impl Punts {
             for held in released {
                 self.send_back(&held);
             }
-            self.waiting.retain(|other| *other != info);
         }
         for held in self.queue.expire(monotonic()) {
             self.give_up(&held);
@@ -215,8 +221,7 @@ impl Punts {
             self.waiting.clear();
         } else {
             let alive: Vec<IpAddr> = self.queue.addresses().collect();
-            self.waiting
-                .retain(|info| info.resolve.is_none_or(|address| alive.contains(&address)));
+            self.waiting.keep(&alive);
         }
     }
 
