@@ -55,53 +55,26 @@ impl SteerTables {
             .load(STEER_OBJECT)
             .map_err(fail)?;
         load_program(&mut ebpf, STEER_PROGRAM).map_err(fail)?;
-        let mut map = |name: &'static str| {
-            let missing = MapError::InvalidName {
-                name: name.to_owned(),
-            };
-            ebpf.take_map(name).ok_or(missing)
-        };
-        let mut build = || -> Result<_, MapError> {
-            Ok((
-                typed(map("port")?)?,
-                typed(map("tunnel_addrs")?)?,
-                typed(map("udp_ports")?)?,
-                typed(map("host_addrs")?)?,
-                typed(map("covering")?)?,
-                typed(map("vlans")?)?,
-                typed(map("outcomes")?)?,
-                typed(map("near_addrs")?)?,
-                typed(map("near_covering")?)?,
-                typed(map("xsks")?)?,
-            ))
-        };
-        let (
-            port,
-            tunnel_addresses,
-            udp_ports,
-            host_addresses,
-            covering,
-            vlans,
-            outcomes,
-            near_addresses,
-            near_covering,
-            sockets,
-        ) = build().map_err(|error| fail(error.into()))?;
+        Self::new(interface, ebpf).map_err(|error| fail(error.into()))
+    }
+
+    fn new(interface: &str, mut ebpf: Ebpf) -> Result<Self, MapError> {
+        let from = &mut ebpf;
         Ok(Self {
             interface: interface.to_owned(),
-            ebpf,
             applied: SteerConfig::default(),
             near: Near::default(),
-            port,
-            tunnel_addresses,
-            udp_ports,
-            host_addresses,
-            covering,
-            vlans,
-            outcomes,
-            near_addresses,
-            near_covering,
-            sockets,
+            port: take(from, "port")?,
+            tunnel_addresses: take(from, "tunnel_addrs")?,
+            udp_ports: take(from, "udp_ports")?,
+            host_addresses: take(from, "host_addrs")?,
+            covering: take(from, "covering")?,
+            vlans: take(from, "vlans")?,
+            outcomes: take(from, "outcomes")?,
+            near_addresses: take(from, "near_addrs")?,
+            near_covering: take(from, "near_covering")?,
+            sockets: take(from, "xsks")?,
+            ebpf,
         })
     }
 
@@ -421,8 +394,12 @@ impl SteerTables {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, MapError> {
-    T::try_from(map)
+/// A map of the program by its name there.
+fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, MapError> {
+    let missing = || MapError::InvalidName {
+        name: name.to_owned(),
+    };
+    T::try_from(ebpf.take_map(name).ok_or_else(missing)?)
 }
 
 fn lpm_key(prefix: Covering) -> Key<[u8; 16]> {

@@ -185,12 +185,12 @@ fn vlan_tagged_port() {
             "ip neigh replace {RELAY_V4} lladdr {mac} dev vec0.{VID} nud permanent"
         ));
         let before = echo_requests(&lab.host);
-        let out = Ping::to(HOST_V6).count(2).from_guest(lab.guest());
-        assert_eq!(out.sent, 2, "{}", out.text);
+        let out = Ping::to(HOST_V6).count(3).from_guest(lab.guest());
+        assert_eq!(out.sent, 3, "{}", out.text);
         wait_until(
             "tagged packets are decapsulated",
             Duration::from_secs(30),
-            || echo_requests(&lab.host) >= before + 2,
+            || echo_requests(&lab.host) >= before + 3,
         );
     }
 }

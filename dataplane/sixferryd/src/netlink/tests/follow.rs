@@ -19,26 +19,26 @@ fn routes_are_followed() {
 
         lab.ip("route add default via 198.51.100.2");
         relay
-            .soon("a new route", |r| r.sent_by("203.0.113.1", 1))
+            .followed("a new route", |r| r.sent_by("203.0.113.1", 1))
             .await;
         lab.ip("route replace default via 192.0.2.2");
         relay
-            .soon("a replaced route", |r| r.sent_by("203.0.113.1", 0))
+            .followed("a replaced route", |r| r.sent_by("203.0.113.1", 0))
             .await;
         lab.ip("route del default");
         relay
-            .soon("a deleted route", |r| {
+            .followed("a deleted route", |r| {
                 r.lookup("203.0.113.1") == (255, None)
             })
             .await;
 
         lab.ip("-6 route replace 2001:db8:1::/48 via fe80::99 dev eth1");
         relay
-            .soon("a replaced IPv6 route", |r| r.sent_by("2001:db8:1::9", 1))
+            .followed("a replaced IPv6 route", |r| r.sent_by("2001:db8:1::9", 1))
             .await;
         lab.ip("-6 route del 2001:db8:1::/48");
         relay
-            .soon("a deleted IPv6 route", |r| r.hop("2001:db8:1::9").is_none())
+            .followed("a deleted IPv6 route", |r| r.hop("2001:db8:1::9").is_none())
             .await;
         relay.mirror.stop().await;
     });
@@ -57,22 +57,22 @@ fn kinds_of_routes() {
         ] {
             lab.ip(&format!("route replace {kind} 10.5.0.0/16"));
             relay
-                .soon(kind, |r| r.lookup("10.5.0.1") == (16, Some(route)))
+                .followed(kind, |r| r.lookup("10.5.0.1") == (16, Some(route)))
                 .await;
             lab.ip(&format!("-6 route add {kind} 2001:db8:5::/48"));
             relay
-                .soon(kind, |r| r.lookup("2001:db8:5::1") == (48, Some(route)))
+                .followed(kind, |r| r.lookup("2001:db8:5::1") == (48, Some(route)))
                 .await;
             lab.ip(&format!("-6 route del {kind} 2001:db8:5::/48"));
             relay
-                .soon(kind, |r| r.lookup("2001:db8:5::1") == (255, None))
+                .followed(kind, |r| r.lookup("2001:db8:5::1") == (255, None))
                 .await;
         }
         lab.ip("route add 10.6.0.0/16 via 203.0.113.9 dev eth1 onlink");
         let gateway = "203.0.113.9".parse().expect("address");
         let unresolved = Some(NextHopState::Unresolved { gateway });
         relay
-            .soon("onlink", |r| r.state("10.6.0.1") == unresolved)
+            .followed("onlink", |r| r.state("10.6.0.1") == unresolved)
             .await;
         lab.ip("route add 10.7.0.0/16 via inet6 2001:db8::2 dev eth0");
         let mac = lab.peer_mac();
@@ -81,13 +81,13 @@ fn kinds_of_routes() {
             .await;
         lab.ip("route add 10.8.0.0/16 dev eth1 scope link");
         relay
-            .soon("scope link", |r| {
+            .followed("scope link", |r| {
                 r.state("10.8.0.1") == Some(NextHopState::OnLink)
             })
             .await;
         lab.ip("route add 10.9.0.0/16 dev lo");
         relay
-            .soon("no port", |r| {
+            .followed("no port", |r| {
                 r.lookup("10.9.0.1") == (16, Some(Route::Unreachable))
             })
             .await;
@@ -95,7 +95,7 @@ fn kinds_of_routes() {
         lab.ip("route add 10.10.0.0/16 via 192.0.2.2 table 100");
         lab.ip("route add 10.11.0.0/16 via 192.0.2.2");
         relay
-            .soon("a later route", |r| r.sent_by("10.11.0.1", 0))
+            .followed("a later route", |r| r.sent_by("10.11.0.1", 0))
             .await;
         assert_eq!(relay.lookup("10.10.0.1"), (255, None), "another table");
         relay.mirror.stop().await;
@@ -110,32 +110,32 @@ fn metrics_and_multipath() {
         let relay = Running::start(|_| {}).await;
         lab.ip("route add 10.1.0.0/16 via 198.51.100.2 metric 200");
         relay
-            .soon("the only route", |r| r.sent_by("10.1.0.1", 1))
+            .followed("the only route", |r| r.sent_by("10.1.0.1", 1))
             .await;
         lab.ip("route add 10.1.0.0/16 via 192.0.2.2 metric 100");
         relay
-            .soon("a better route", |r| r.sent_by("10.1.0.1", 0))
+            .followed("a better route", |r| r.sent_by("10.1.0.1", 0))
             .await;
         lab.ip("route del 10.1.0.0/16 via 192.0.2.2 metric 100");
         relay
-            .soon("the worse route", |r| r.sent_by("10.1.0.1", 1))
+            .followed("the worse route", |r| r.sent_by("10.1.0.1", 1))
             .await;
 
         lab.ip("route add 10.2.0.0/16 nexthop via 192.0.2.2 nexthop via 198.51.100.2");
         lab.ip("-6 route add 2001:db8:2::/48 nexthop via 2001:db8::2 nexthop via fe80::9 dev eth1");
         relay
-            .soon("the first", |r| {
+            .followed("the first", |r| {
                 r.sent_by("10.2.0.1", 0) && r.sent_by("2001:db8:2::1", 0)
             })
             .await;
         lab.ip("-6 route del 2001:db8:2::/48 via 2001:db8::2");
         relay
-            .soon("the one left", |r| r.sent_by("2001:db8:2::1", 1))
+            .followed("the one left", |r| r.sent_by("2001:db8:2::1", 1))
             .await;
         lab.ip("-6 route append 2001:db8:2::/48 via 2001:db8::2");
         lab.ip("-6 route del 2001:db8:2::/48 via fe80::9 dev eth1");
         relay
-            .soon("the one appended", |r| r.sent_by("2001:db8:2::1", 0))
+            .followed("the one appended", |r| r.sent_by("2001:db8:2::1", 0))
             .await;
         lab.peer_ip("link set peer0 down");
         relay
@@ -179,31 +179,31 @@ fn links_go_down_and_come_back() {
         // The interface: the kernel deletes the routes without a word.
         lab.ip("link set eth0 down");
         relay
-            .soon("silent deletions", |r| {
+            .followed("silent deletions", |r| {
                 r.lookup("10.2.0.1") == (255, None) && r.sent_by("10.1.0.1", 1)
             })
             .await;
         lab.ip("link set eth0 up");
         relay
-            .soon("the connected route", |r| r.lookup("192.0.2.77").0 == 24)
+            .followed("the connected route", |r| r.lookup("192.0.2.77").0 == 24)
             .await;
 
         lab.ip("link set eth1 mtu 1400");
         relay
-            .soon("the MTU", |r| {
+            .followed("the MTU", |r| {
                 r.hop("10.1.0.1").is_some_and(|hop| hop.mtu == 1400)
             })
             .await;
         lab.ip("link set eth1 address 02:00:00:00:00:77");
         let own = [2, 0, 0, 0, 0, 0x77];
         relay
-            .soon("our MAC", |r| {
+            .followed("our MAC", |r| {
                 r.hop("10.1.0.1").is_some_and(|hop| hop.src_mac == own)
             })
             .await;
         lab.ip("link del eth1");
         relay
-            .soon("the interface is gone", |r| {
+            .followed("the interface is gone", |r| {
                 r.lookup("10.1.0.1") == (255, None)
             })
             .await;
@@ -225,7 +225,9 @@ fn an_interface_becomes_a_port_by_its_name() {
         lab.ip("link set later down");
         lab.ip("link set later name eth1");
         lab.ip("link set eth1 up");
-        relay.soon("a port", |r| r.sent_by("198.51.100.9", 1)).await;
+        relay
+            .followed("a port", |r| r.sent_by("198.51.100.9", 1))
+            .await;
         relay.mirror.stop().await;
     });
 }
@@ -258,35 +260,37 @@ fn addresses_and_broadcasts_are_followed() {
 
         lab.ip("addr add 10.20.0.1/16 brd 10.20.7.7 dev eth1");
         relay
-            .soon("both broadcasts", |r| {
+            .followed("both broadcasts", |r| {
                 v4(r, "10.20.7.7") && v4(r, "10.20.255.255")
             })
             .await;
         relay
-            .soon("the address", |r| {
+            .followed("the address", |r| {
                 r.lookup("10.20.0.1") == (32, Some(Route::Local))
             })
             .await;
         lab.ip("addr del 10.20.0.1/16 dev eth1");
         relay
-            .soon("gone", |r| !v4(r, "10.20.7.7") && !v4(r, "10.20.255.255"))
+            .followed("gone", |r| !v4(r, "10.20.7.7") && !v4(r, "10.20.255.255"))
             .await;
         relay
-            .soon("gone", |r| r.lookup("10.20.0.1") == (255, None))
+            .followed("gone", |r| r.lookup("10.20.0.1") == (255, None))
             .await;
         lab.ip("addr add 2001:db8:7::1/64 dev eth1");
         relay
-            .soon("an IPv6 address", |r| v6(r, "2001:db8:7::1"))
+            .followed("an IPv6 address", |r| v6(r, "2001:db8:7::1"))
             .await;
         lab.ip("addr del 2001:db8:7::1/64 dev eth1");
-        relay.soon("its end", |r| !v6(r, "2001:db8:7::1")).await;
+        relay.followed("its end", |r| !v6(r, "2001:db8:7::1")).await;
 
         // With the last address all routes over the interface vanish unannounced.
         lab.ip("route add 10.3.0.0/16 via 198.51.100.2");
-        relay.soon("a route", |r| r.sent_by("10.3.0.1", 1)).await;
+        relay
+            .followed("a route", |r| r.sent_by("10.3.0.1", 1))
+            .await;
         lab.ip("addr del 198.51.100.1/24 dev eth1");
         relay
-            .soon("its silent end", |r| r.lookup("10.3.0.1") == (255, None))
+            .followed("its silent end", |r| r.lookup("10.3.0.1") == (255, None))
             .await;
         relay.mirror.stop().await;
     });
@@ -326,11 +330,11 @@ fn vlans_send_by_their_port() {
         lab.ip("addr add 10.200.0.1/24 dev s200");
         let service = |hop: NextHop| (hop.vlan, hop.vlan_service_tag) == (Some(200), true);
         relay
-            .soon("802.1ad", |r| r.hop("10.200.0.9").is_some_and(service))
+            .followed("802.1ad", |r| r.hop("10.200.0.9").is_some_and(service))
             .await;
         lab.ip("link del v100");
         relay
-            .soon("the VLAN's end", |r| r.lookup("10.1.0.1") == (255, None))
+            .followed("the VLAN's end", |r| r.lookup("10.1.0.1") == (255, None))
             .await;
         relay.mirror.stop().await;
     });
@@ -347,18 +351,18 @@ fn nexthop_objects_take_their_routes_along() {
         lab.ip("-6 nexthop add id 8 via fe80::8 dev eth1");
         lab.ip("-6 route add 2001:db8:8::/48 nhid 8");
         relay
-            .soon("routes", |r| {
+            .followed("routes", |r| {
                 r.sent_by("10.7.0.1", 1) && r.sent_by("2001:db8:8::1", 1)
             })
             .await;
         lab.ip("nexthop replace id 7 via 192.0.2.2 dev eth0");
         relay
-            .soon("a moved object", |r| r.sent_by("10.7.0.1", 0))
+            .followed("a moved object", |r| r.sent_by("10.7.0.1", 0))
             .await;
         lab.ip("nexthop del id 7");
         lab.ip("nexthop del id 8");
         relay
-            .soon("their end", |r| {
+            .followed("their end", |r| {
                 r.lookup("10.7.0.1") == (255, None) && r.lookup("2001:db8:8::1") == (255, None)
             })
             .await;

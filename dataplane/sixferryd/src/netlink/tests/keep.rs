@@ -32,7 +32,7 @@ fn gateways_are_resolved_without_a_packet() {
 
         lab.ip("route del 10.1.0.0/16");
         let released = |_: &Running| !entry(&lab, "192.0.2.2").contains("managed");
-        relay.soon("out of use", released).await;
+        relay.followed("out of use", released).await;
         relay.mirror.stop().await;
         let entry = entry(&lab, "2001:db8::2");
         assert!(
@@ -67,14 +67,14 @@ fn a_changed_mac_is_followed() {
         ]);
         let new = [2, 0, 0, 0, 0, 0x99];
         relay
-            .soon("the new MAC", |r| r.resolved("10.1.0.1", new))
+            .followed("the new MAC", |r| r.resolved("10.1.0.1", new))
             .await;
         assert!(relay.resolved("192.0.2.2", new), "its own route too");
 
         lab.ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:aa dev eth0 nud permanent");
         let fixed = [2, 0, 0, 0, 0, 0xaa];
         relay
-            .soon("a permanent entry", |r| r.resolved("10.1.0.1", fixed))
+            .followed("a permanent entry", |r| r.resolved("10.1.0.1", fixed))
             .await;
         relay.mirror.stop().await;
         let entry = entry(&lab, "192.0.2.2");
@@ -136,13 +136,13 @@ fn link_local_neighbours_have_a_route_per_link() {
         }
         let on = |port| link_scoped("fe80::7".parse().expect("v6"), PortId(port), 0).to_string();
         relay
-            .soon("eth0", |r| r.resolved(&on(0), [2, 0, 0, 0, 0, 7]))
+            .followed("eth0", |r| r.resolved(&on(0), [2, 0, 0, 0, 0, 7]))
             .await;
         relay
-            .soon("eth1", |r| r.resolved(&on(1), [2, 0, 0, 0, 0, 8]))
+            .followed("eth1", |r| r.resolved(&on(1), [2, 0, 0, 0, 0, 8]))
             .await;
         lab.ip("neigh del fe80::7 dev eth0");
-        relay.soon("gone", |r| r.hop(&on(0)).is_none()).await;
+        relay.followed("gone", |r| r.hop(&on(0)).is_none()).await;
         relay.mirror.stop().await;
     });
 }
@@ -194,12 +194,12 @@ fn pinned_neighbours_are_kept() {
         let addr = "198.51.100.2".parse().expect("address");
         let managed = |_: &Running| entry(&lab, "198.51.100.2").contains("managed");
         assert!(relay.mirror.pin(&[(PortId(1), None, addr)]));
-        relay.soon("pinned", managed).await;
+        relay.followed("pinned", managed).await;
         relay
             .soon("resolved", |r| r.lookup("198.51.100.2").0 == 32)
             .await;
         assert!(relay.mirror.pin(&[]));
-        relay.soon("let go", |r| !managed(r)).await;
+        relay.followed("let go", |r| !managed(r)).await;
         relay.mirror.stop().await;
     });
 }
